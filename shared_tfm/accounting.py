@@ -6,32 +6,12 @@ head width, F feed-forward width, V vocabulary, E embedding width, L length.
 
 from typing import Any
 
-from shared_tfm.config import GATED, Config, Model
+from shared_tfm.config import Config, Model, shapes
 from shared_tfm.sharing import table
 
 COMPONENTS = ('attention', 'feed_forward', 'norm')
+SOURCES = ('kv_source', 'map_source')
 BYTES = {'float32': 4, 'bfloat16': 2}
-
-
-def layer_parameters(model: Model) -> dict[str, int]:
-  """How many parameters one layer has, by dotted part."""
-  d, f = model.d_model, model.d_ff
-  heads = model.num_heads * model.head_dim
-  kv_heads = model.num_kv_heads * model.head_dim
-  norms = ['norm.attention', 'norm.feed_forward']
-  if model.norm_position == 'sandwich':
-    norms += ['norm.attention_out', 'norm.feed_forward_out']
-  gated = model.activation in GATED
-  return {
-    'attention.query': _linear(model, d, heads),
-    'attention.key': _linear(model, d, kv_heads),
-    'attention.value': _linear(model, d, kv_heads),
-    'attention.out': _linear(model, heads, d),
-    'feed_forward.up': _linear(model, d, f),
-    **({'feed_forward.gate': _linear(model, d, f)} if gated else {}),
-    'feed_forward.down': _linear(model, f, d),
-    **{name: _norm(model, d) for name in norms},
-  }
 
 
 def outer_parameters(model: Model) -> dict[str, int]:
@@ -64,12 +44,15 @@ def parameters(model: Model) -> dict[str, int]:
     'non_embedding': stored minus embedding. 'layers_stored' and
     'layers_applied': the part of stored and applied inside the layers.
   """
-  specs = model.sharing.specs()
   stored = applied = 0
-  for part, size in layer_parameters(model).items():
-    spec = specs[table.resolve(specs, part)]
-    stored += size * (max(table.owners(spec, model.num_layers)) + 1)
-    applied += size * model.num_layers
+  for path, tensor in shapes.layer(model).items():
+    component = shapes.component_of(model, path)
+    stored += component.stored(*tensor)
+    applied += tensor.size * component.readers(model.num_layers)
+  stored += sum(
+    component.templates * model.num_layers
+    for component in shapes.components(model).values()
+  )
   outer = outer_parameters(model)
   outside = sum(outer.values())
   embedding = sum(
@@ -92,11 +75,13 @@ def parameters(model: Model) -> dict[str, int]:
 def flops_per_token(model: Model, length: int | None = None) -> dict[str, int]:
   """Floating-point operations for one token, two for each multiply-add.
 
-  Matrix products alone are counted: per visit the attention projections
-  2D(2HK + 2GK), the feed-forward products 2DF times 2 (3 if gated), the scores
-  and the mixing of values 2LHK each (every query meets every key, which is what
-  a dense product computes for a causal mask too); and once the projections
-  between E and D, 2DE each, and the logits. Sharing changes none of it.
+  Matrix products alone are counted: per visit those with every matrix of the
+  layer, the scores and the mixing of values 2LHK each (every query meets every
+  key, which is what a dense product computes for a causal mask too); and once
+  the projections between E and D, 2DE each, and the logits. A layer that reuses
+  keys and values, or an attention map, does not make them. Sharing of weights
+  changes nothing; what levels and templates cost is not counted, since it does
+  not grow with the tokens.
 
   Args:
     model: the network.
@@ -109,61 +94,82 @@ def flops_per_token(model: Model, length: int | None = None) -> dict[str, int]:
   """
   d, e, v = model.d_model, model.embed_dim, model.vocab_size
   heads = model.num_heads * model.head_dim
-  kv_heads = model.num_kv_heads * model.head_dim
-  products = 3 if model.activation in GATED else 2
-  layer = 2 * d * (2 * heads + 2 * kv_heads) + 2 * products * d * model.d_ff
-  layer += 2 * 2 * (length or model.max_len) * heads
+  n, length = model.num_layers, length or model.max_len
+  layers = sum(
+    2 * tensor.size * shapes.component_of(model, path).readers(n)
+    for path, tensor in shapes.layer(model).items()
+    if len(tensor.shape) > 1
+  )
+  layers += 2 * length * heads * (n + _makers(model, model.sharing.map_source))
   outer = outer_parameters(model)
   scored = e if model.family == 'encoder' or model.tie_embeddings else d
   projections = ('embedding.project' in outer) + ('head.project' in outer)
-  forward = model.num_layers * layer + 2 * d * e * projections + 2 * scored * v
+  forward = layers + 2 * d * e * projections + 2 * scored * v
   return {'forward': forward, 'train': 3 * forward}
 
 
 def kv_bytes_per_token(model: Model) -> int:
   """Bytes of keys and values a decoder keeps for each token, one set a visit.
 
-  2 N G K entries in the computation's dtype. An encoder keeps none.
+  2 G K entries in the computation's dtype for every layer that makes its own.
+  An encoder keeps none.
   """
   if model.family == 'encoder':
     return 0
-  return (
-    2
-    * model.num_layers
-    * model.num_kv_heads
-    * model.head_dim
-    * BYTES[model.dtype]
-  )
+  layers = _makers(model, model.sharing.kv_source)
+  entries = 2 * layers * model.num_kv_heads * model.head_dim
+  return entries * BYTES[model.dtype]
 
 
 def describe(config: Config) -> dict[str, Any]:
   """All of it as one object that JSON can hold.
 
-  Returns:
-    'owners': {component: [row of each layer]}, for the three components and for
-    each part that has a spec of its own; 'params', 'sharing_ratio' (applied /
-    stored, layers only), 'flops_per_token', 'kv_bytes_per_token',
-    'weight_bytes' (stored parameters in float32).
+    Returns:
+  XX the three components and for
+      each part that has a spec of its own; 'params', 'sharing_ratio' (applied /
+      stored, layers only), 'flops_per_token', 'kv_bytes_per_token',
+      'weight_bytes' (stored parameters in float32).
   """
   model = config.model
-  specs = model.sharing.specs()
-  names = dict.fromkeys((*COMPONENTS, *specs))
-  names.pop(table.ROOT)
   counts = parameters(model)
   ratio = counts.pop('layers_applied') / counts.pop('layers_stored')
+  sources = {
+    name: list(table.owners(spec, model.num_layers))
+    for name in SOURCES
+    if (spec := getattr(model.sharing, name))
+  }
   return {
     'owners': {
-      name: list(
-        table.owners(specs[table.resolve(specs, name)], model.num_layers)
-      )
-      for name in names
+      **{name: _owners(model, name) for name in specs(model)},
+      **sources,
     },
+    'specs': specs(model),
     'params': counts,
     'sharing_ratio': ratio,
     'flops_per_token': flops_per_token(model),
     'kv_bytes_per_token': kv_bytes_per_token(model),
     'weight_bytes': BYTES['float32'] * counts['stored'],
   }
+
+
+def specs(model: Model) -> dict[str, str]:
+  """The spec of each component, and of each part that has its own."""
+  given = model.sharing.specs()
+  names = dict.fromkeys((*COMPONENTS, *given))
+  names.pop(table.ROOT)
+  return {name: given[table.resolve(given, name)] for name in names}
+
+
+def _owners(model: Model, name: str) -> list[int | None]:
+  component = shapes.component_of(model, name)
+  if not component.owners or component.templates:
+    return [None] * model.num_layers
+  return [None if row < 0 else row for row in component.owners[0]]
+
+
+def _makers(model: Model, source: str) -> int:
+  """How many layers make an activation that others may reuse."""
+  return len(set(table.owners(source or 'none', model.num_layers)))
 
 
 def _linear(model: Model, inputs: int, outputs: int) -> int:

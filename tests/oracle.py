@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared_tfm.config import Model
+from shared_tfm.layers.context import Context
 from shared_tfm.layers.embedding import Embedding
 from shared_tfm.layers.layer import Layer
 from shared_tfm.layers.norm import Norm
@@ -84,8 +85,8 @@ def logits(
       variables['batch_stats'] = jax.tree.map(
         lambda s, i=i: s[i], state['stack']['layer']
       )
-    x_BLD, after = Layer(model, train).apply(
-      variables, x_BLD, positions_BL, mask_BL, mutable=['batch_stats']
+    (x_BLD, _), after = Layer(model, train).apply(
+      variables, x_BLD, Context(positions_BL, mask_BL), mutable=['batch_stats']
     )
     left.append(after.get('batch_stats', {}))
   if model.norm_position != 'post':

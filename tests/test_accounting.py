@@ -204,6 +204,7 @@ def test_description_is_json():
   described = json.loads(json.dumps(accounting.describe(config)))
   assert set(described) == {
     'owners',
+    'specs',
     'params',
     'sharing_ratio',
     'flops_per_token',

@@ -11,7 +11,7 @@ TOP = pathlib.Path(__file__).parents[1] / 'shared_tfm'
 # the config, whose specs are checked against the tables.
 LEVELS = (
   {'errors', 'files'},
-  {'sharing.table', 'config'},
+  {'sharing.table', 'config'},  # sharing.levels and sharing.reuse too
   {'sharing', 'layers', 'accounting', 'config_file'},
   {'model'},
   {'data', 'tasks'},
@@ -27,7 +27,7 @@ FILES = sorted(TOP.rglob('*.py'))
 
 def room(module):
   """The room of a dotted module inside the package."""
-  if module.startswith('sharing.table'):
+  if module.startswith(('sharing.table', 'sharing.levels', 'sharing.reuse')):
     return 'sharing.table'
   return module.partition('.')[0]
 

@@ -244,14 +244,24 @@ def test_the_same_seed_gives_the_same_numbers(straight, text, tmp_path):
 def test_another_seed_gives_others(straight, text, tmp_path):
   workdir, result = straight('dropout')
   made = tiny(text, **VARIANTS['dropout'], train={'seed': 1})
-  other = loop.train(made, tmp_path)
+  dataset, asked = prepare(made, tmp_path), []
+
+  def elements(split, seed):
+    asked.append((split, seed))
+    return dataset.elements(split, seed)
+
+  other = loop.train(
+    made, tmp_path, dataclasses.replace(dataset, elements=elements)
+  )
+  assert ('train', 1) in asked and ('train', 0) not in asked
   assert other['train_loss'] != result['train_loss']
   assert other['validation_loss'] != result['validation_loss']
   left, right = (
     loop.load(folder, 'latest')[1].params['embedding']['token']['embedding']
     for folder in (workdir, tmp_path)
   )
-  assert (left != right).mean() > 0.99
+  # Drawn anew, not only trained otherwise: in 12 steps nothing moves so far.
+  assert np.abs(left - right).mean() > 0.2
 
 
 # A run that is cut goes on as if it had not been.

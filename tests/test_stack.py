@@ -12,6 +12,7 @@ import oracle
 import pytest
 
 from shared_tfm import config as configs
+from shared_tfm.layers.context import Context
 from shared_tfm.model import build
 from shared_tfm.model.stack import Stack
 from shared_tfm.sharing import owners
@@ -257,7 +258,7 @@ def test_dropout_differs_at_every_visit(remat, group):
   added = stack.apply(
     {'params': {'rows': rows}},
     x_BLD,
-    jnp.zeros((64, 8), jnp.int32),
+    Context(jnp.zeros((64, 8), jnp.int32)),
     rngs={'dropout': jax.random.key(0)},
   )
   count = np.asarray(added) / 2
@@ -342,7 +343,7 @@ def test_a_decoder_sees_only_what_came_before(name):
       if config.model.embed_dim != config.model.d_model:
         x_LD = whole.embedding.project(x_LD)
       positions = jnp.arange(8)[None]
-      return whole.stack(x_LD, positions)[0, position].sum()
+      return whole.stack(x_LD, Context(positions))[0, position].sum()
 
     return model.apply(variables, method=run)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from shared_tfm.errors import BadInput
 from shared_tfm.sharing import draw, owners, resolve
-from shared_tfm.sharing.table import SCHEMES, assignments, parse
+from shared_tfm.sharing.levels import assignments
+from shared_tfm.sharing.table import SCHEMES, parse
 
 # design.md, section 1: every scheme over eight layers.
 EIGHT = {
@@ -21,6 +22,7 @@ EIGHT = {
   'sandwich': (0, 1, 1, 1, 1, 1, 1, 2),
   'middle_cycle:2': (0, 1, 2, 1, 2, 1, 2, 3),
   'middle_sequence:2': (0, 1, 1, 1, 2, 2, 2, 3),
+  'prefix:3': (0, 1, 2, 2, 2, 2, 2, 2),
   'recurrent:1/2x3/1': (0, 1, 2, 1, 2, 1, 2, 3),
   '0,1,2,2,1,0,3,3': (0, 1, 2, 2, 1, 0, 3, 3),
 }

@@ -1,11 +1,17 @@
 """Multi-head attention, with as many key/value heads as the config says."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from shared_tfm.config import Model
+from shared_tfm.layers.context import Context, Left
 from shared_tfm.layers.linear import linear
 from shared_tfm.layers.position import rotate
+
+_NEVER = -1e30  # a score that softmax turns into 0
 
 
 class Attention(nn.Module):
@@ -27,34 +33,84 @@ class Attention(nn.Module):
     self.out = linear(m, m.d_model, ('heads', 'embed'))
 
   def __call__(
-    self,
-    x_BLD: jax.Array,
-    positions_BL: jax.Array,
-    mask_BL: jax.Array | None = None,
-  ) -> jax.Array:
+    self, x_BLD: jax.Array, context: Context
+  ) -> tuple[jax.Array, Left]:
     """Attends.
 
     Args:
       x_BLD: the sequence.
-      positions_BL: integer positions, used by rotary embeddings.
-      mask_BL: False where nobody may attend to; None where everybody may.
+      context: positions, padding, and what may be reused.
 
     Returns:
-      The mixed values, (B, L, D).
+      The mixed values, (B, L, D), and what was made or reused for them.
     """
-    m = self.model
-    per_head = (*x_BLD.shape[:2], -1, m.head_dim)
-    q_BLHK = self.query(x_BLD).reshape(per_head)
-    k_BLGK = self.key(x_BLD).reshape(per_head)
-    v_BLGK = self.value(x_BLD).reshape(per_head)
-    if m.position == 'rotary':
-      q_BLHK = rotate(q_BLHK, positions_BL, m.rope_theta)
-      k_BLGK = rotate(k_BLGK, positions_BL, m.rope_theta)
-    mixed_BLHK = jax.nn.dot_product_attention(
+    if context.map is not None:
+      map_BHLL = nn.cond(
+        context.map.own,
+        lambda self: self._map(x_BLD, context),
+        lambda _: context.map.made,
+        self,
+      )
+      mixed_BLHK = self._mix(map_BHLL, self._heads(self.value(x_BLD)))
+      left = Left(map=map_BHLL)
+    else:
+      kv = self._keys_values(x_BLD, context)
+      mixed_BLHK = self._attend(x_BLD, kv, context)
+      left = Left(kv=kv)
+    return self.out(mixed_BLHK.reshape(*x_BLD.shape[:2], -1)), left
+
+  def _heads(self, x_BLD: jax.Array) -> jax.Array:
+    return x_BLD.reshape(*x_BLD.shape[:2], -1, self.model.head_dim)
+
+  def _rotated(self, x_BLHK: jax.Array, context: Context) -> jax.Array:
+    if self.model.position != 'rotary':
+      return x_BLHK
+    return rotate(x_BLHK, context.positions_BL, self.model.rope_theta)
+
+  def _key(self, x_BLD: jax.Array, context: Context) -> jax.Array:
+    return self._rotated(self._heads(self.key(x_BLD)), context)
+
+  def _keys_values(self, x_BLD: jax.Array, context: Context) -> Any:
+    """A pair (B, L, G, K), this layer's own or an earlier one's."""
+
+    def own(self: 'Attention') -> Any:
+      return self._key(x_BLD, context), self._heads(self.value(x_BLD))
+
+    if context.kv is None:
+      return own(self)
+    made = context.kv.made
+    return nn.cond(context.kv.own, own, lambda _: made, self)
+
+  def _attend(self, x_BLD: jax.Array, kv: Any, context: Context) -> jax.Array:
+    q_BLHK = self._rotated(self._heads(self.query(x_BLD)), context)
+    mask_BL = context.mask_BL
+    mixed: Any = jax.nn.dot_product_attention(
       q_BLHK,
-      k_BLGK,
-      v_BLGK,
+      *kv,
       mask=None if mask_BL is None else mask_BL[:, None, None, :],
-      is_causal=m.family == 'decoder',
+      is_causal=self.model.family == 'decoder',
     )
-    return self.out(mixed_BLHK.reshape(*x_BLD.shape[:2], -1))
+    return mixed
+
+  def _map(self, x_BLD: jax.Array, context: Context) -> jax.Array:
+    """The attention weights, (B, H, L, L)."""
+    m = self.model
+    q_BLHK = self._rotated(self._heads(self.query(x_BLD)), context)
+    k_BLHK = self._per_query_head(self._key(x_BLD, context))
+    scores = jnp.einsum(
+      'blhk,bmhk->bhlm', q_BLHK, k_BLHK, preferred_element_type=jnp.float32
+    )
+    allowed = jnp.ones(scores.shape, bool)
+    if m.family == 'decoder':
+      allowed = jnp.tril(allowed)
+    if context.mask_BL is not None:
+      allowed &= context.mask_BL[:, None, None, :]
+    scores = jnp.where(allowed, scores * m.head_dim**-0.5, _NEVER)
+    return jax.nn.softmax(scores, axis=-1).astype(q_BLHK.dtype)
+
+  def _mix(self, map_BHLL: Any, v_BLGK: jax.Array) -> jax.Array:
+    return jnp.einsum('bhlm,bmhk->blhk', map_BHLL, self._per_query_head(v_BLGK))
+
+  def _per_query_head(self, x_BLGK: jax.Array) -> jax.Array:
+    m = self.model
+    return jnp.repeat(x_BLGK, m.num_heads // m.num_kv_heads, axis=2)

@@ -5,6 +5,7 @@ import jax
 
 from shared_tfm.config import Model
 from shared_tfm.layers.attention import Attention
+from shared_tfm.layers.context import Context, Left
 from shared_tfm.layers.feed_forward import FeedForward
 from shared_tfm.layers.norm import Norm
 
@@ -35,7 +36,8 @@ class Layer(nn.Module):
 
   The norm stands before the sublayer ('pre'), after the residual sum ('post',
   as in 1706.03762), or both before and behind the sublayer ('sandwich').
-  Dropout is applied to what each sublayer adds.
+  Dropout is applied to what each sublayer adds; `residual_scale` 'depth' divides
+  that by the root of the number of sublayers applied, 2N.
   """
 
   model: Model
@@ -49,32 +51,30 @@ class Layer(nn.Module):
     self.drop = nn.Dropout(self.model.dropout, deterministic=not self.train)
 
   def __call__(
-    self,
-    x_BLD: jax.Array,
-    positions_BL: jax.Array,
-    mask_BL: jax.Array | None = None,
-  ) -> jax.Array:
+    self, x_BLD: jax.Array, context: Context
+  ) -> tuple[jax.Array, Left]:
     """Runs the layer.
 
     Args:
       x_BLD: the residual stream.
-      positions_BL: integer positions.
-      mask_BL: False at padding; None where there is none.
+      context: what else the layer sees.
 
     Returns:
-      The residual stream after the layer, (B, L, D).
+      The residual stream after the layer, (B, L, D), and what is left behind.
     """
-    post = self.model.norm_position == 'post'
-    sandwich = self.model.norm_position == 'sandwich'
+    m = self.model
+    post, sandwich = m.norm_position == 'post', m.norm_position == 'sandwich'
+    scale = (2 * m.num_layers) ** -0.5 if m.residual_scale == 'depth' else 1
+    left = Left()
     for name in ('attention', 'feed_forward'):
-      y_BLD = x_BLD if post else self.norm(name, x_BLD, mask_BL)
+      y_BLD = x_BLD if post else self.norm(name, x_BLD, context.mask_BL)
       if name == 'attention':
-        y_BLD = self.attention(y_BLD, positions_BL, mask_BL)
+        y_BLD, left = self.attention(y_BLD, context)
       else:
         y_BLD = self.feed_forward(y_BLD)
       if sandwich:
-        y_BLD = self.norm(f'{name}_out', y_BLD, mask_BL)
-      x_BLD = x_BLD + self.drop(y_BLD)
+        y_BLD = self.norm(f'{name}_out', y_BLD, context.mask_BL)
+      x_BLD = x_BLD + scale * self.drop(y_BLD)
       if post:
-        x_BLD = self.norm(name, x_BLD, mask_BL)
-    return x_BLD
+        x_BLD = self.norm(name, x_BLD, context.mask_BL)
+    return x_BLD, left

@@ -17,19 +17,22 @@ above. No policy ever keeps a picked weight: the pick happens inside what is
 recomputed, and a copy of it per layer would undo what sharing saves.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
-from flax.core import DenyList
 
 from shared_tfm.config import Model
+from shared_tfm.config.shapes import components
+from shared_tfm.layers.context import Context, Reuse
 from shared_tfm.layers.layer import Layer
-from shared_tfm.sharing import bank, table
+from shared_tfm.sharing import bank, levels, links, reuse, table
 
-STATE = DenyList('params')  # every collection that belongs to visits
+Tables = dict[str, jax.Array]
 
 # Primitives that only move or convert what is already there. A picked weight
 # reaches the layer's products through these alone, so a policy that recomputes
@@ -39,6 +42,7 @@ _MOVES = frozenset(
     'broadcast_in_dim',
     'convert_element_type',
     'copy',
+    'custom_vjp_call',  # what combines stored weights, see sharing/links.py
     'dynamic_slice',
     'gather',
     'reshape',
@@ -60,48 +64,38 @@ POLICIES: dict[str, Callable[..., bool]] = {
 }
 
 
-class Visit(nn.Module):
-  """One application of an owner's weights."""
+class PerVisit(flax.struct.PyTreeNode):
+  """What every visit has its own of; leading axes of visits outside the scan.
 
-  model: Model
-  train: bool = False
+  Attributes:
+    index: its number.
+    rows: for every component the row of each level.
+    first: whether those are the rows' first visits; None where it is no matter.
+    state: collections of the layer other than parameters.
+    kv: (own, slot read, slot written) of keys and values; None: no reuse.
+    map: the same for attention weights.
+  """
 
-  @nn.compact
-  def __call__(
-    self,
-    x_BLD: jax.Array,
-    rows: Mapping[str, jax.Array],
-    positions_BL: jax.Array,
-    mask_BL: jax.Array | None,
-  ) -> tuple[jax.Array, None]:
-    """Picks the rows of this visit and runs the layer on them.
+  index: jax.Array
+  rows: Tables
+  first: Tables | None
+  state: Any
+  kv: Any
+  map: Any
 
-    Args:
-      x_BLD: the residual stream.
-      rows: the row of each component that has an owner table.
-      positions_BL: integer positions.
-      mask_BL: False at padding, or None.
 
-    Returns:
-      The residual stream after the layer, and nothing else to be stacked.
-    """
-    inputs = (x_BLD, positions_BL, mask_BL)
+class Carry(flax.struct.PyTreeNode):
+  """What a visit hands on to the next.
 
-    def layer_init(key: jax.Array) -> Any:
-      blank = jax.tree.map(jnp.zeros_like, inputs)
-      return Layer(self.model, parent=None).init(key, *blank)['params']
+  Attributes:
+    x_BLD: the residual stream.
+    kv: slots of keys and values, a leading axis of slots; None: no reuse.
+    map: slots of attention weights.
+  """
 
-    stored = self.param(
-      'rows',
-      lambda key: bank.init(layer_init, tables(self.model), key),
-    )
-    weights = bank.pick(stored, rows)
-    run = nn.map_variables(
-      lambda layer: layer(*inputs),
-      'params',
-      trans_in_fn=lambda _: {'params': weights},
-    )
-    return run(Layer(self.model, self.train, name='layer')), None
+  x_BLD: jax.Array
+  kv: Any = None
+  map: Any = None
 
 
 class Stack(nn.Module):
@@ -110,71 +104,188 @@ class Stack(nn.Module):
   model: Model
   train: bool = False
 
-  def setup(self) -> None:
-    """Wraps one visit in recomputation and in the scan over depth."""
-    m = self.model
-    visits = _remat(Visit, POLICIES[m.remat])
-    if m.remat_group == 1:
-      visits = _scan(visits, m.num_layers)
-    else:
-      group = _remat(_scan(visits, m.remat_group), POLICIES['full'])
-      visits = _scan(group, m.num_layers // m.remat_group)
-      visits = nn.map_variables(
-        visits,
-        STATE,
-        self._grouped,
-        _per_visit,
-        init=self.is_initializing(),
-        mutable=True,
-      )
-    self.visits = visits(m, self.train)
-    nn.share_scope(self, self.visits)
-
-  def __call__(
-    self,
-    x_BLD: jax.Array,
-    positions_BL: jax.Array,
-    mask_BL: jax.Array | None = None,
-  ) -> jax.Array:
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array, context: Context) -> jax.Array:
     """Runs the residual stream (B, L, D) through `num_layers` visits."""
-    rows = {name: jnp.array(t) for name, t in tables(self.model).items()}
-    if self.model.remat_group > 1:
-      rows = self._grouped(rows)
-    x_BLD, _ = self.visits(x_BLD, rows, positions_BL, mask_BL)
-    return x_BLD
+    m = self.model
+    layer = Layer(m, self.train, parent=None)
+    found, leaves = components(m), layout(m)
+    stored = self._bank(found, leaves)
+    tables = {name: jnp.array(c.owners).T for name, c in found.items()}
+    if m.shared_gradient == 'mean':
+      stored = links.scaled_by_visits(stored, found, leaves, tables)
+    state = self._collections(layer)
+    dropout = self.make_rng('dropout') if self.train and m.dropout else None
 
-  def _grouped(self, per_visit: Any) -> Any:
-    """Splits a leading axis of visits into (groups, visits of a group)."""
-    return jax.tree.map(
-      lambda a: a.reshape(-1, self.model.remat_group, *a.shape[1:]),
-      per_visit,
+    def visit(carry: Carry, this: PerVisit) -> tuple[Carry, Any]:
+      weights = links.weights(stored, found, leaves, this.rows, this.first)
+      rngs = (
+        {}
+        if dropout is None
+        else {'dropout': jax.random.fold_in(dropout, this.index)}
+      )
+      (x_BLD, left), after = layer.apply(
+        {'params': weights, **this.state},
+        carry.x_BLD,
+        context.replace(
+          index=this.index,
+          kv=_found(carry.kv, this.kv),
+          map=_found(carry.map, this.map),
+        ),
+        rngs=rngs,
+        mutable=list(this.state),
+      )
+      carry = Carry(
+        x_BLD,
+        _kept(carry.kv, this.kv, left.kv),
+        _kept(carry.map, this.map, left.map),
+      )
+      return carry, after
+
+    (kv, kv_slots), (maps, map_slots) = self._reused(x_BLD)
+    per_visit = PerVisit(
+      index=jnp.arange(m.num_layers),
+      rows=tables,
+      first=_first(tables) if m.shared_gradient == 'owner' else None,
+      state={name: kept.value for name, kept in state.items()},
+      kv=kv,
+      map=maps,
+    )
+    carry = Carry(x_BLD, kv_slots, map_slots)
+    carry, after = self._scan(visit, carry, per_visit)
+    for name, kept in state.items():
+      if self.is_mutable_collection(name):
+        kept.value = after[name]
+    return carry.x_BLD
+
+  def _bank(
+    self, found: Mapping[str, levels.Component], leaves: bank.Layout
+  ) -> dict[str, Any]:
+    """Declares the stored parameters: a tree for each level."""
+    stored = {}
+    for level in range(max(len(c.spec.levels) for c in found.values())):
+      stored[links.group(level)] = self.param(
+        links.group(level),
+        lambda key, level=level: bank.init_level(
+          level, functools.partial(_init, self.model), found, leaves, key
+        ),
+      )
+    if any(c.templates for c in found.values()):
+      stored['mix'] = self.param('mix', lambda key: bank.init_mix(found, key))
+    return stored
+
+  def _collections(self, layer: Layer) -> dict[str, Any]:
+    """Declares every other collection of a layer, with a slot per visit."""
+    shapes = jax.eval_shape(
+      lambda: layer.init(jax.random.key(0), *_blank(self.model))
     )
 
+    def start(name: str) -> Any:
+      first = layer.init(jax.random.key(0), *_blank(self.model))[name]
+      return jax.tree.map(
+        lambda a: jnp.repeat(a[None], self.model.num_layers, axis=0), first
+      )
 
-def _per_visit(grouped: Any) -> Any:
-  """Undoes `Stack._grouped`."""
-  return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), grouped)
+    return {
+      name: self.variable(name, 'layer', start, name)
+      for name in shapes
+      if name != 'params'
+    }
+
+  def _reused(self, x_BLD: jax.Array) -> Any:
+    """For keys and values, and for maps: the visits' slots, and empty ones."""
+    m, (b, length, _) = self.model, x_BLD.shape
+    dtype = jnp.dtype(m.dtype)
+    kv: Any = (None, None)
+    maps: Any = (None, None)
+    if m.sharing.kv_source:
+      plan = reuse.plan(table.owners(m.sharing.kv_source, m.num_layers))
+      shape = (plan.slots, b, length, m.num_kv_heads, m.head_dim)
+      kv = _slots(plan), (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    if m.sharing.map_source:
+      plan = reuse.plan(table.owners(m.sharing.map_source, m.num_layers))
+      shape = (plan.slots, b, m.num_heads, length, length)
+      maps = _slots(plan), jnp.zeros(shape, dtype)
+    return kv, maps
+
+  def _scan(self, visit: Any, carry: Carry, per_visit: PerVisit) -> Any:
+    """Runs all visits, recomputing in the backward pass what remat says."""
+    m = self.model
+    visit = _remat(visit, POLICIES[m.remat])
+    if m.remat_group == 1:
+      return jax.lax.scan(visit, carry, per_visit)
+
+    def group(carry: Carry, these: PerVisit) -> tuple[Carry, Any]:
+      return jax.lax.scan(visit, carry, these)
+
+    groups = jax.tree.map(
+      lambda a: a.reshape(-1, m.remat_group, *a.shape[1:]), per_visit
+    )
+    carry, after = jax.lax.scan(_remat(group, POLICIES['full']), carry, groups)
+    return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), after)
 
 
-def tables(model: Model) -> dict[str, table.Owners]:
-  """The owner table of every component that was given a spec."""
+@functools.lru_cache
+def layout(model: Model) -> bank.Layout:
+  """Every tensor of a layer, and the component it follows."""
+  shapes = jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+  units = {
+    'heads': model.num_heads,
+    'kv_heads': model.num_kv_heads,
+    'mlp': model.d_ff,
+  }
+  return bank.layout(shapes, components(model), units)
+
+
+def _init(model: Model, key: jax.Array) -> Any:
+  """One layer's parameters."""
+  return Layer(model, parent=None).init(key, *_blank(model))['params']
+
+
+def _blank(model: Model) -> tuple[jax.Array, Context]:
+  """The smallest input of a layer."""
+  x_BLD = jnp.zeros((1, 1, model.d_model), jnp.dtype(model.dtype))
+  return x_BLD, Context(jnp.zeros((1, 1), jnp.int32))
+
+
+def _first(tables: Tables) -> Tables:
+  """Whether a visit is the first of the row it reads."""
+
+  def first(rows: jax.Array) -> jax.Array:
+    same = rows[:, None] == rows[None]
+    return ~jnp.tril(same.swapaxes(1, 2).swapaxes(0, 1), -1).any(-1).T
+
+  return jax.tree.map(first, tables)
+
+
+def _slots(plan: reuse.Plan) -> dict[str, jax.Array]:
   return {
-    path: table.owners(spec, model.num_layers)
-    for path, spec in model.sharing.specs().items()
+    'own': jnp.array(plan.own),
+    'read': jnp.array(plan.read),
+    'write': jnp.array(plan.write),
   }
 
 
-def _remat(body: Any, policy: Callable[..., bool]) -> Any:
-  return nn.remat(body, policy=policy, prevent_cse=False)
+def _found(slots: Any, plan: Any) -> Reuse | None:
+  """What an earlier layer left for this one."""
+  if plan is None:
+    return None
+  made = jax.tree.map(lambda s: _at(s, plan['read']), slots)
+  return Reuse(plan['own'], made)
 
 
-def _scan(body: Any, length: int) -> Any:
-  """`body` run `length` times: parameters are one set, state is per visit."""
-  return nn.scan(
-    body,
-    variable_broadcast='params',
-    variable_axes={STATE: 0},
-    split_rngs={STATE: True, 'params': False},
-    in_axes=(0, nn.broadcast, nn.broadcast),
-    length=length,
+def _kept(slots: Any, plan: Any, made: Any) -> Any:
+  """The slots after this layer has left what it made."""
+  if plan is None:
+    return None
+  return jax.tree.map(
+    lambda s, new: s.at[plan['write']].set(new, mode='drop'), slots, made
   )
+
+
+def _at(slots: jax.Array, index: jax.Array) -> jax.Array:
+  return jax.lax.dynamic_index_in_dim(slots, index, axis=0, keepdims=False)
+
+
+def _remat(body: Any, policy: Callable[..., bool]) -> Any:
+  return jax.checkpoint(body, policy=policy, prevent_cse=False)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm import config as configs
+from shared_tfm.layers.context import Context
 from shared_tfm.layers.embedding import Embedding, Head
 from shared_tfm.layers.norm import Norm
 from shared_tfm.model.stack import Stack
@@ -47,7 +48,7 @@ class Transformer(nn.Module):
       jnp.arange(tokens_BL.shape[1]), tokens_BL.shape
     )
     x_BLD = self.embedding(tokens_BL, positions_BL, mask_BL, types_BL)
-    x_BLD = self.stack(x_BLD, positions_BL, mask_BL)
+    x_BLD = self.stack(x_BLD, Context(positions_BL, mask_BL))
     if self.model.norm_position != 'post':
       x_BLD = self.norm(x_BLD, mask_BL)
     return x_BLD

@@ -16,7 +16,7 @@ from shared_tfm.config import Config
 from shared_tfm.data import Dataset, prepare
 from shared_tfm.errors import need
 from shared_tfm.report import html, plots, tables
-from shared_tfm.sharing import table
+from shared_tfm.sharing import levels, table
 from shared_tfm.train import log, runs
 from shared_tfm.train.loop import train
 from shared_tfm.train.watch import progress
@@ -119,7 +119,7 @@ def _sweep(
 ) -> list[Run]:
   need(bool(schemes), 'there is no scheme to compare')
   need(seeds > 0, f'--seeds must be at least 1, got {seeds}')
-  given = [table.assignments(scheme) for scheme in schemes]
+  given = [levels.assignments(scheme) for scheme in schemes]
   names = [
     ' '.join(
       spec if path == table.ROOT else f'{path}={spec}'

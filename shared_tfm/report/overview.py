@@ -3,7 +3,7 @@
 from typing import Any
 
 from shared_tfm.config import Config
-from shared_tfm.sharing import table
+from shared_tfm.sharing import levels
 
 
 def render(config: Config, described: dict[str, Any]) -> str:
@@ -13,11 +13,12 @@ def render(config: Config, described: dict[str, Any]) -> str:
     config: the config.
     described: what `accounting.describe` says of it.
   """
-  specs = config.model.sharing.specs()
-  owners = table.draw(
-    {name: specs[table.resolve(specs, name)] for name in described['owners']},
-    config.model.num_layers,
-  )
+  specs = described['specs'] | {
+    name: getattr(config.model.sharing, name)
+    for name in described['owners']
+    if name not in described['specs']
+  }
+  owners = levels.draw(specs, config.model.num_layers)
   params, flops = described['params'], described['flops_per_token']
   rows = {
     'stored parameters': f'{params["stored"]:,}',

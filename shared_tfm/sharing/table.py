@@ -89,6 +89,16 @@ def _middle_sequence(layers: int, rows: int) -> Owners:
   return _middle('middle_sequence', _sequence, layers, rows)
 
 
+@scheme('prefix:P')
+def _prefix(layers: int, own: int) -> Owners:
+  """P rows, the last for every later layer (YOCO's keys, 2405.05254)."""
+  need(
+    0 < own <= layers,
+    f'prefix:P needs P from 1 to num_layers {layers}, got {own}',
+  )
+  return tuple(min(i, own - 1) for i in range(layers))
+
+
 @scheme('recurrent:P/CxR/K')
 def _recurrent(layers: int, p: int, c: int, r: int, k: int) -> Owners:
   """P own layers, a core of C looped R times, K own (Huginn, 2502.05171)."""
@@ -221,54 +231,3 @@ def resolve(names: Mapping[str, object], path: str) -> str:
   while path and path not in names:
     path = path.rpartition('.')[0]
   return path or ROOT
-
-
-def assignments(text: str) -> dict[str, str]:
-  """Reads a scheme given for several components: 'attention=all norm=none'.
-
-  A bare spec stands for the whole layer. Names are dotted paths.
-
-  Raises:
-    BadInput: a name given twice, or a spec that is not one.
-  """
-  given: dict[str, str] = {}
-  for word in text.split():
-    name, _, spec = word.rpartition('=')
-    need(
-      (name or ROOT) not in given,
-      f'{name or ROOT} is given twice in the scheme {text!r}',
-    )
-    given[name or ROOT] = str(parse(spec))
-  need(bool(given), 'an empty sharing scheme; write a spec such as cycle:3')
-  return given
-
-
-def draw(specs: Mapping[str, str], num_layers: int) -> str:
-  """Draws owner tables for a terminal, one line a component.
-
-  >>> print(draw({'attention': 'all', 'norm': 'cycle:2'}, 4))
-  layer      0  1  2  3
-  attention  0  0  0  0  all      1 row, each read 4 times
-  norm       0  1  0  1  cycle:2  2 rows, each read 2 times
-
-  Args:
-    specs: a spec for each name to be drawn.
-    num_layers: the number of visits.
-  """
-  tables = {name: owners(spec, num_layers) for name, spec in specs.items()}
-  left = max(map(len, [ROOT, *specs]))
-  right = max(map(len, specs.values()))
-  width = len(str(num_layers - 1))
-  cells = ['  '.join(f'{i:>{width}}' for i in range(num_layers))]
-  lines = [f'{ROOT:<{left}}  {cells[0]}']
-  for name, table in tables.items():
-    cells = [f'{row:>{width}}' for row in table]
-    rows = max(table) + 1
-    reads = sorted({table.count(row) for row in range(rows)})
-    often = '-'.join(str(n) for n in {reads[0]: 0, reads[-1]: 0})
-    lines.append(
-      f'{name:<{left}}  {"  ".join(cells)}  {specs[name]:<{right}}  '
-      f'{rows} row{"s" * (rows > 1)}, each read {often}'
-      f' time{"s" * (often != "1")}'
-    )
-  return '\n'.join(lines)

@@ -1,0 +1,44 @@
+"""The configuration: frozen dataclasses, and the one door into them.
+
+Users write a `ml_collections.ConfigDict` with the fields they care about, the
+command line changes some, and `cross` turns it into a `Config` once, checking
+every value. Behind that door nobody asks whether a field is there or fits.
+
+`fields.py` is the reference of what a config can say.
+"""
+
+from shared_tfm.config.door import (
+  Fields,
+  complete,
+  cross,
+  default,
+  with_sharing,
+)
+from shared_tfm.config.fields import (
+  CHOICES,
+  GATED,
+  SHARING_FIELDS,
+  Config,
+  Data,
+  Model,
+  Optimizer,
+  Sharing,
+  Train,
+)
+
+__all__ = [
+  'CHOICES',
+  'GATED',
+  'SHARING_FIELDS',
+  'Config',
+  'Data',
+  'Fields',
+  'Model',
+  'Optimizer',
+  'Sharing',
+  'Train',
+  'complete',
+  'cross',
+  'default',
+  'with_sharing',
+]

@@ -1,0 +1,112 @@
+"""The one door from a ConfigDict into the frozen Config."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import ml_collections
+
+from shared_tfm.config import checks
+from shared_tfm.config.fields import SHARING_FIELDS, Config, Sharing
+from shared_tfm.errors import BadInput, need, unknown
+from shared_tfm.sharing import levels
+
+Fields: TypeAlias = Mapping[str, Any] | ml_collections.ConfigDict
+
+
+def default() -> ml_collections.ConfigDict:
+  """Every field with its default, locked; the base of any config."""
+  config = ml_collections.ConfigDict(dataclasses.asdict(Config()))
+  return config.lock()
+
+
+def complete(partial: Fields) -> ml_collections.ConfigDict:
+  """Lays the fields a user gave over the defaults.
+
+  Args:
+    partial: nested fields, as a ConfigDict or a dict. None means not given.
+
+  Returns:
+    A locked ConfigDict with every field.
+
+  Raises:
+    BadInput: a field that does not exist or has another type.
+  """
+  config = default()
+  _overlay(config, partial, '')
+  return config
+
+
+def _overlay(
+  config: ml_collections.ConfigDict, given: Fields, prefix: str
+) -> None:
+  for key, value in given.items():
+    name = prefix + key
+    if key not in config:
+      raise unknown('config field', name, [prefix + k for k in config])
+    inside = isinstance(config[key], ml_collections.ConfigDict)
+    if inside and hasattr(value, 'items'):
+      _overlay(config[key], value, f'{name}.')
+    elif inside:
+      raise BadInput(f'{name} is a group of fields, got {value!r}')
+    elif value is not None:
+      with config.ignore_type():
+        config[key] = _typed(name, value, type(config[key]))
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+  """`value` as `kind`, where that loses nothing."""
+  if kind is float and type(value) is int:
+    return float(value)
+  need(
+    type(value) is kind,
+    f'{name} is a {kind.__name__}, got {value!r}',
+  )
+  return value
+
+
+def cross(config: Fields | Config) -> Config:
+  """Turns a ConfigDict into the frozen Config, checking every value.
+
+  Args:
+    config: what `complete` accepts; a Config is returned as it is.
+
+  Raises:
+    BadInput: a field that is unknown or mistyped, or a value that breaks a
+      rule. The message names the field, the rule and the value.
+  """
+  if isinstance(config, Config):
+    return config
+  return checks.checked(_build(Config, complete(config)))
+
+
+def _build(kind: type, fields: Fields) -> Any:
+  hints = typing.get_type_hints(kind)
+  return kind(
+    **{
+      name: _build(hints[name], value)
+      if dataclasses.is_dataclass(hints[name])
+      else value
+      for name, value in fields.items()
+    }
+  )
+
+
+def with_sharing(config: Config, scheme: str) -> Config:
+  """The same config under another sharing scheme.
+
+  Args:
+    config: any config; its own sharing is dropped.
+    scheme: see `levels.assignments`, such as 'cycle:3' or 'attention=all'.
+
+  Raises:
+    BadInput: a component that does not exist, or a spec that does not fit.
+  """
+  fields = {}
+  for path, spec in levels.assignments(scheme).items():
+    if path not in SHARING_FIELDS:
+      raise unknown('component', path, SHARING_FIELDS)
+    fields[SHARING_FIELDS[path]] = spec
+  model = dataclasses.replace(config.model, sharing=Sharing(**fields))
+  return checks.checked(dataclasses.replace(config, model=model))

@@ -1,0 +1,48 @@
+"""What a layer sees besides the residual stream, and what it leaves behind."""
+
+from typing import Any
+
+import flax.struct
+import jax
+
+
+class Reuse(flax.struct.PyTreeNode):
+  """An activation that an earlier layer may have made already.
+
+  Attributes:
+    own: a boolean scalar: whether this layer makes its own.
+    made: what the earlier layer left; anything of the right shape where `own`.
+  """
+
+  own: jax.Array
+  made: Any
+
+
+class Context(flax.struct.PyTreeNode):
+  """The inputs of a layer that are not its residual stream.
+
+  Attributes:
+    positions_BL: integer positions.
+    mask_BL: False at padding, which nobody attends to; None for no padding.
+    index: which visit this is, an integer scalar.
+    kv: keys and values to be reused, a pair (B, L, G, K); None: none ever are.
+    map: attention weights to be reused, (B, H, L, L); None: none ever are.
+  """
+
+  positions_BL: jax.Array
+  mask_BL: jax.Array | None = None
+  index: jax.Array | None = None
+  kv: Reuse | None = None
+  map: Reuse | None = None
+
+
+class Left(flax.struct.PyTreeNode):
+  """What a layer leaves behind besides the residual stream.
+
+  Attributes:
+    kv: the keys and values it attended with.
+    map: the attention weights, where the context has a map; else None.
+  """
+
+  kv: Any = None
+  map: Any = None

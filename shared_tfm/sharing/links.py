@@ -1,0 +1,220 @@
+"""From the bank and a visit to the layer's weights: a chain of links.
+
+Each link is a pure function over stored tensors. In order: the row of each
+level is picked (or templates are mixed), products are multiplied out, the terms
+are summed, units that share columns are spread out, and parts without weights
+read another's. A layer sees only the result.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from shared_tfm.sharing.bank import Layout, Leaf
+from shared_tfm.sharing.levels import DIAGONAL, Component
+
+Bank = Mapping[str, Any]  # 'rows', 'level_1', ..., and 'mix' by component
+Rows = Mapping[str, jax.Array]
+
+
+def group(level: int) -> str:
+  """The name of a level's tree in the bank."""
+  return f'level_{level}' if level else 'rows'
+
+
+def weights(
+  bank: Bank,
+  components: Mapping[str, Component],
+  leaves: Layout,
+  rows: Rows,
+  first: Rows | None = None,
+) -> Any:
+  """One layer's weights.
+
+  Args:
+    bank: its trees by name, unboxed.
+    components: by name.
+    leaves: see `bank.layout`.
+    rows: for every component the row of each level, integers (levels,).
+    first: where only an owner's first visit is to train it: for every component
+      whether this visit is the first of each level's row, booleans (levels,).
+  """
+  flat = {name: flatten_dict(tree) for name, tree in bank.items()}
+  found = {}
+  for path, leaf in leaves.items():
+    component = components[leaf.name]
+    if component.spec.same_as:
+      continue
+    terms = [
+      _term(
+        flat,
+        component,
+        path,
+        leaf,
+        level,
+        rows[leaf.name],
+        None if first is None else first[leaf.name][level],
+      )
+      for level in component.spec.terms(len(leaf.shape))
+    ]
+    found[path] = _spread(_sum(terms), component, leaf)
+  for path, leaf in leaves.items():
+    other = components[leaf.name].spec.same_as
+    if other:
+      found[path] = found[(*other.split('.'), path[-1])]
+  return unflatten_dict(found)
+
+
+def _term(
+  flat: Mapping[str, Any],
+  component: Component,
+  path: tuple[str, ...],
+  leaf: Leaf,
+  level: int,
+  rows: jax.Array,
+  trains: jax.Array | None,
+) -> tuple[Callable[..., jax.Array], tuple[jax.Array, ...]]:
+  """One level's share of a tensor: a function, and the values it needs."""
+  stored = flat[group(level)]
+  row, term = rows[level], component.spec.levels[level]
+
+  def pick(leaf: jax.Array) -> jax.Array:
+    picked = jax.lax.dynamic_index_in_dim(leaf, row, axis=0, keepdims=False)
+    if trains is None:
+      return picked
+    return jnp.where(trains, picked, jax.lax.stop_gradient(picked))
+
+  matrix = len(leaf.shape) > 1
+  if term.templates and matrix:
+    mix = pick(flat['mix'][(leaf.name,)])
+    return _mixed, (mix, stored[path])
+  if term.diagonal and matrix:
+    shape = component.shrunk(leaf.shape, leaf.units, leaf.axis)
+    return functools.partial(_diagonal, shape), (
+      pick(stored[(*path, DIAGONAL)]),
+    )
+  if term.rank and matrix:
+    factors = pick(stored[(*path, 'a')]), pick(stored[(*path, 'b')])
+    return jnp.matmul, factors
+  return _itself, (pick(stored[path]),)
+
+
+def _itself(tensor: jax.Array) -> jax.Array:
+  return tensor
+
+
+def _mixed(mix: jax.Array, templates: jax.Array) -> jax.Array:
+  return jnp.tensordot(mix, templates, axes=1)
+
+
+def _diagonal(shape: tuple[int, ...], values: jax.Array) -> jax.Array:
+  index = jnp.arange(len(values))
+  return jnp.zeros(shape, values.dtype).at[index, index].set(values)
+
+
+def _sum(terms: Any) -> jax.Array:
+  """The sum of the terms, opaque to whoever chooses what backward recomputes.
+
+  Were its products visible, a policy that keeps products would keep a copy of
+  the summed weight for every layer.
+  """
+  functions = tuple(function for function, _ in terms)
+  if functions == (_itself,):
+    return terms[0][1][0]
+  return _opaque_sum(functions, tuple(values for _, values in terms))
+
+
+def _plain_sum(functions: Any, values: Any) -> Any:
+  total = functions[0](*values[0])
+  for function, operands in zip(functions[1:], values[1:], strict=True):
+    total = total + function(*operands)
+  return total
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _opaque_sum(functions: Any, values: Any) -> Any:
+  return _plain_sum(functions, values)
+
+
+def _opaque_sum_fwd(functions: Any, values: Any) -> Any:
+  return _plain_sum(functions, values), values
+
+
+def _opaque_sum_bwd(functions: Any, values: Any, grad: Any) -> Any:
+  return jax.vjp(functools.partial(_plain_sum, functions), values)[1](grad)
+
+
+_opaque_sum.defvjp(_opaque_sum_fwd, _opaque_sum_bwd)
+
+
+def _spread(tensor: Any, component: Component, leaf: Leaf) -> jax.Array:
+  """Gives every head or neuron its columns."""
+  if not (component.spec.within and leaf.units):
+    return tensor
+  owners = jnp.array(component.spec.within.owners(leaf.units))
+  before, after = leaf.shape[: leaf.axis], leaf.shape[leaf.axis + 1 :]
+  size = leaf.shape[leaf.axis] // leaf.units
+  units = tensor.reshape(*before, -1, size, *after)
+  return jnp.take(units, owners, axis=leaf.axis).reshape(leaf.shape)
+
+
+def scaled_by_visits(
+  bank: Bank,
+  components: Mapping[str, Component],
+  leaves: Layout,
+  rows: Rows,
+) -> dict[str, Any]:
+  """The bank, its gradients divided by how many visits each row has.
+
+  The gradient of a row is a sum over its visits; what comes out is their mean
+  (Yang et al., 2110.03848, section 3). Templates, which every layer reads, are
+  divided by the number of layers.
+
+  Args:
+    bank: see `weights`.
+    components: by name.
+    leaves: see `bank.layout`.
+    rows: for every component the tables of its levels, (visits, levels).
+  """
+  scaled = {name: flatten_dict(tree) for name, tree in bank.items()}
+  for path, leaf in leaves.items():
+    component = components[leaf.name]
+    if component.spec.same_as:
+      continue
+    for level in component.spec.terms(len(leaf.shape)):
+      term = component.spec.levels[level]
+      stored = scaled[group(level)]
+      readers = jnp.array(component.owners[level]) >= 0
+      for suffix in term.shapes(leaf.shape):
+        place = path + (suffix,) * bool(suffix)
+        if term.templates and len(leaf.shape) > 1:
+          visits = jnp.full(term.templates, len(component.owners[level]))
+        else:
+          visits = jnp.bincount(
+            rows[leaf.name][:, level],
+            weights=readers.astype(jnp.float32),
+            length=stored[place].shape[0],
+          )
+        stored[place] = _divided(stored[place], visits)
+  return {name: unflatten_dict(tree) for name, tree in scaled.items()}
+
+
+@jax.custom_vjp
+def _divided(stored: jax.Array, visits: jax.Array) -> jax.Array:
+  return stored
+
+
+def _divided_fwd(stored: Any, visits: Any) -> Any:
+  return stored, visits
+
+
+def _divided_bwd(visits: Any, grad: Any) -> Any:
+  each = jnp.maximum(visits, 1).reshape(-1, *([1] * (grad.ndim - 1)))
+  return grad / each.astype(grad.dtype), None
+
+
+_divided.defvjp(_divided_fwd, _divided_bwd)
