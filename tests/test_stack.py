@@ -255,7 +255,7 @@ def test_dropout_differs_at_every_visit(remat, group):
   rows['attention']['out']['bias'] += 1
   x_BLD = jnp.zeros((64, 8, 16))
   stack = Stack(config.model, train=True)
-  added = stack.apply(
+  added, _ = stack.apply(
     {'params': {'rows': rows}},
     x_BLD,
     Context(jnp.zeros((64, 8), jnp.int32)),
@@ -343,7 +343,7 @@ def test_a_decoder_sees_only_what_came_before(name):
       if config.model.embed_dim != config.model.d_model:
         x_LD = whole.embedding.project(x_LD)
       positions = jnp.arange(8)[None]
-      return whole.stack(x_LD, Context(positions))[0, position].sum()
+      return whole.stack(x_LD, Context(positions))[0][0, position].sum()
 
     return model.apply(variables, method=run)
 

@@ -41,7 +41,9 @@ def layer(model: Model) -> dict[str, Tensor]:
     norms += ['attention_out', 'feed_forward_out']
   found: dict[str, Tensor] = {}
 
-  def linear(part: str, inputs: int, outputs: int, units: int, axis: int):
+  def linear(
+    part: str, inputs: int, outputs: int, units: int, axis: int
+  ) -> None:
     found[f'{part}.kernel'] = Tensor((inputs, outputs), units, axis)
     if model.use_bias:
       found[f'{part}.bias'] = Tensor((outputs,), units if axis else 0)

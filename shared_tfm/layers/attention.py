@@ -78,13 +78,14 @@ class Attention(nn.Module):
 
     if context.kv is None:
       return own(self)
-    made = context.kv.made
-    return nn.cond(context.kv.own, own, lambda _: made, self)
+    kv = context.kv
+    return nn.cond(kv.own, own, lambda _: kv.made, self)
 
   def _attend(self, x_BLD: jax.Array, kv: Any, context: Context) -> jax.Array:
     q_BLHK = self._rotated(self._heads(self.query(x_BLD)), context)
     mask_BL = context.mask_BL
-    mixed: Any = jax.nn.dot_product_attention(
+    attend: Any = jax.nn.dot_product_attention
+    mixed: jax.Array = attend(
       q_BLHK,
       *kv,
       mask=None if mask_BL is None else mask_BL[:, None, None, :],

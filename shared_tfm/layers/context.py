@@ -42,7 +42,9 @@ class Left(flax.struct.PyTreeNode):
   Attributes:
     kv: the keys and values it attended with.
     map: the attention weights, where the context has a map; else None.
+    observed: what somebody outside wants to know of this visit, by name.
   """
 
   kv: Any = None
   map: Any = None
+  observed: dict[str, jax.Array] = flax.struct.field(default_factory=dict)

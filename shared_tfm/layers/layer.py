@@ -36,8 +36,8 @@ class Layer(nn.Module):
 
   The norm stands before the sublayer ('pre'), after the residual sum ('post',
   as in 1706.03762), or both before and behind the sublayer ('sandwich').
-  Dropout is applied to what each sublayer adds; `residual_scale` 'depth' divides
-  that by the root of the number of sublayers applied, 2N.
+  Dropout is applied to what each sublayer adds; `residual_scale` 'depth'
+  divides that by the root of the number of sublayers applied, 2N.
   """
 
   model: Model

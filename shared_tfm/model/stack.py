@@ -33,6 +33,7 @@ from shared_tfm.layers.layer import Layer
 from shared_tfm.sharing import bank, levels, links, reuse, table
 
 Tables = dict[str, jax.Array]
+Observed = dict[str, jax.Array]
 
 # Primitives that only move or convert what is already there. A picked weight
 # reaches the layer's products through these alone, so a policy that recomputes
@@ -105,8 +106,14 @@ class Stack(nn.Module):
   train: bool = False
 
   @nn.compact
-  def __call__(self, x_BLD: jax.Array, context: Context) -> jax.Array:
-    """Runs the residual stream (B, L, D) through `num_layers` visits."""
+  def __call__(
+    self, x_BLD: jax.Array, context: Context
+  ) -> tuple[jax.Array, Observed]:
+    """Runs the residual stream (B, L, D) through `num_layers` visits.
+
+    Returns:
+      The stream, and what the layers observed, by name: leading axis of visits.
+    """
     m = self.model
     layer = Layer(m, self.train, parent=None)
     found, leaves = components(m), layout(m)
@@ -140,7 +147,7 @@ class Stack(nn.Module):
         _kept(carry.kv, this.kv, left.kv),
         _kept(carry.map, this.map, left.map),
       )
-      return carry, after
+      return carry, (after, left.observed)
 
     (kv, kv_slots), (maps, map_slots) = self._reused(x_BLD)
     per_visit = PerVisit(
@@ -152,11 +159,11 @@ class Stack(nn.Module):
       map=maps,
     )
     carry = Carry(x_BLD, kv_slots, map_slots)
-    carry, after = self._scan(visit, carry, per_visit)
+    carry, (after, observed) = self._scan(visit, carry, per_visit)
     for name, kept in state.items():
       if self.is_mutable_collection(name):
         kept.value = after[name]
-    return carry.x_BLD
+    return carry.x_BLD, observed
 
   def _bank(
     self, found: Mapping[str, levels.Component], leaves: bank.Layout

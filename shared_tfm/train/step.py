@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from shared_tfm.config import Config
-from shared_tfm.model import build
+from shared_tfm.model import Transformer, build
 from shared_tfm.train import optimizer
 
 Batch = dict[str, jax.Array]
@@ -70,14 +70,14 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   rate = optimizer.schedule(config)
 
   def loss(params: Any, variables: Any, batch: Batch, key: jax.Array) -> Any:
-    logits_BLV, variables = model.apply(
+    (sums, total), variables = model.apply(
       {'params': params, **variables},
-      batch['inputs'],
+      batch,
       rngs={'dropout': key},
       mutable=list(variables),
+      method=_losses,
     )
-    sums = _sums(logits_BLV, batch)
-    return sums['loss'] / batch['weights'].size, (sums, variables)
+    return total / batch['weights'].size, (sums, variables)
 
   def micro(state: State, indexed: tuple[jax.Array, Batch]) -> Any:
     index, batch = indexed
@@ -133,20 +133,39 @@ def eval_step(config: Config) -> Callable[[State, Batch, jax.Array], Metrics]:
   def step(state: State, batch: Batch, byte_lengths_V: jax.Array) -> Metrics:
     variables = {'params': state.params, **state.variables}
     logits_BLV: Any = model.apply(variables, batch['inputs'])
-    sums = _sums(logits_BLV, batch)
     bytes_BL = byte_lengths_V[batch['targets']] * batch['weights']
     hits_BL = jnp.argmax(logits_BLV, axis=-1) == batch['targets']
-    sums['correct'] = jnp.sum(hits_BL * batch['weights'])
-    return {**sums, 'bytes': jnp.sum(bytes_BL)}
+    return {
+      'loss': jnp.sum(_token_losses(logits_BLV, batch)),
+      'weight': jnp.sum(batch['weights']),
+      'correct': jnp.sum(hits_BL * batch['weights']),
+      'bytes': jnp.sum(bytes_BL),
+    }
 
   return step
 
 
-def _sums(logits_BLV: Any, batch: Batch) -> Metrics:
+def _losses(model: Transformer, batch: Batch) -> tuple[Metrics, jax.Array]:
+  """Sums over tokens, and what the gradient is of: the sum of all losses.
+
+  'loss' is the tokens' own; `losses` of the model are means over tokens, and
+  weigh here as much as all tokens together.
+  """
+  outputs = model.outputs(batch['inputs'])
+  total = sum(outputs.losses.values()) * jnp.sum(batch['weights'])
+  for i in range(len(outputs.hidden_XBLD)):
+    losses_BL = _token_losses(model.scores(outputs.hidden_XBLD[i]), batch)
+    if outputs.weight_XBL is None:
+      total += jnp.sum(losses_BL)
+    else:
+      total += jnp.sum(losses_BL * outputs.weight_XBL[i])
+  sums = {'loss': jnp.sum(losses_BL), 'weight': jnp.sum(batch['weights'])}
+  return sums, total
+
+
+def _token_losses(logits_BLV: Any, batch: Batch) -> jax.Array:
+  """Cross-entropy in nats, times the tokens' weights."""
   losses_BL = optax.softmax_cross_entropy_with_integer_labels(
     logits_BLV, batch['targets']
   )
-  return {
-    'loss': jnp.sum(losses_BL * batch['weights']),
-    'weight': jnp.sum(batch['weights']),
-  }
+  return losses_BL * batch['weights']
