@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from shared_tfm.sharing.levels import Component, Shape
+from shared_tfm.sharing.component import Component
+from shared_tfm.sharing.levels import DIAGONAL, Shape
 from shared_tfm.sharing.table import resolve
 
 Tree = Any
@@ -31,7 +32,6 @@ class Leaf:
 
   Attributes:
     name: the component it follows.
-    part: the dotted module that owns it, such as 'attention.key'.
     shape: in a layer.
     names: the logical names of its axes.
     units: how many heads or neurons one of its axes is made of; 0: none is.
@@ -39,7 +39,6 @@ class Leaf:
   """
 
   name: str
-  part: str
   shape: Shape
   names: Names
   units: int
@@ -68,13 +67,22 @@ def layout(
     axis = axes[0] if axes else 0
     leaves[path] = Leaf(
       name=resolve(components, '.'.join(path)),
-      part='.'.join(path[:-1]),
       shape=box.value.shape,
       names=box.names,
       units=units[box.names[axis]] if axes else 0,
       axis=axis,
     )
   return leaves
+
+
+def levels(components: Mapping[str, Component], leaves: Layout) -> list[int]:
+  """The levels that this bank stores some tensor of, in order."""
+  found: set[int] = set()
+  for leaf in leaves.values():
+    component = components[leaf.name]
+    if not component.borrowed:
+      found.update(component.spec.terms(len(leaf.shape)))
+  return sorted(found)
 
 
 def init_level(
@@ -86,10 +94,11 @@ def init_level(
 ) -> Tree:
   """Initialises one level, in boxes whose leading axis is OWNER_AXIS.
 
-  Every row of the first level is initialised as a layer of its own, from its
-  own key; a product there has the variance of the matrix it stands for. The
-  other levels are corrections and begin at zero: full rows and diagonals as
-  zeros, a product with its second factor zero (LoRA, 2106.09685, section 4.1).
+  Every row of a tensor's first term is initialised as a layer of its own, from
+  its own key; a product or a diagonal there keeps the variance of what it is
+  multiplied with. The other terms are corrections and begin at zero: full rows
+  and diagonals as zeros, a product with its second factor zero (LoRA,
+  2106.09685, section 4.1).
 
   Args:
     level: which term of the sums.
@@ -101,60 +110,95 @@ def init_level(
   Returns:
     A layer's tree of those tensors that have such a level; empty if none has.
   """
-  found: dict[Path, Any] = {}
-  if level == 0:
-    copies = max(
-      max(c.rows(0), c.templates) for c in components.values() if c.owners
-    )
-    drawn = _flat(jax.vmap(layer_init)(jax.random.split(key, copies)))
+  rows, first = {}, set()
   for path, leaf in leaves.items():
+    component, axes = components[leaf.name], len(leaf.shape)
+    terms = component.spec.terms(axes)
+    if level in terms and not component.borrowed:
+      rows[path] = component.copies(level, axes)
+      if terms[0] == level:
+        first.add(path)
+  found: dict[Path, Any] = {}
+  if first:
+    keys = jax.random.split(key, max(rows[path] for path in first))
+    drawn = _flat(jax.vmap(layer_init)(keys))
+  for path in rows:
+    leaf = leaves[path]
     component = components[leaf.name]
-    if level not in component.spec.terms(len(leaf.shape)):
-      continue
-    term = component.spec.levels[level]
-    shape = component.shrunk(leaf.shape, leaf.units, leaf.axis)
-    matrix = len(shape) > 1
-    mixed = bool(term.templates) and matrix
-    rows = term.templates if mixed else component.rows(level)
-    place = jax.random.fold_in(key, zlib.crc32('/'.join(path).encode()))
-    for suffix, size in term.shapes(shape).items():
-      size = (rows, *size)
-      names: Names = (OWNER_AXIS, *leaf.names)
-      if suffix == '' and level == 0:
-        value = drawn[path].value[tuple(slice(0, n) for n in size)]
-      elif suffix == 'a':
-        value = jax.random.normal(place, size) * leaf.shape[0] ** -0.5
-        names = (OWNER_AXIS, leaf.names[0], None)
-      elif suffix == 'b' and level == 0:
-        place = jax.random.fold_in(place, 1)
-        value = jax.random.normal(place, size) * size[1] ** -0.5
-        names = (OWNER_AXIS, None, leaf.names[1])
+    stored = component.shrunk(leaf.shape, leaf.units, leaf.axis)
+    for suffix, shape in component.spec.levels[level].shapes(stored).items():
+      place = (*path, suffix) if suffix else path
+      shape = (rows[path], *shape)
+      if path in first and not suffix:
+        value = drawn[path].value[tuple(map(slice, shape))]
+      elif path in first or suffix == 'a':
+        own = jax.random.fold_in(key, zlib.crc32('/'.join(place).encode()))
+        fan_in = {'a': leaf.shape[-2], 'b': shape[-2], DIAGONAL: 1}[suffix]
+        value = jax.random.normal(own, shape) * fan_in**-0.5
       else:
-        value = jnp.zeros(size)
-        if suffix:
-          last = leaf.names[1] if suffix == 'b' else None
-          names = (OWNER_AXIS, None, last)[-len(size) :]
-          names = (OWNER_AXIS, *names[1:])
-      found[path + (suffix,) * bool(suffix)] = nn.LogicallyPartitioned(
-        value, names
-      )
+        value = jnp.zeros(shape)
+      names = (OWNER_AXIS, *_names(suffix, leaf.names))
+      found[place] = nn.LogicallyPartitioned(value, names)
   return unflatten_dict(found)
 
 
-def init_mix(components: Mapping[str, Component], key: jax.Array) -> Tree:
-  """Coefficients of every soft component: (visits, K), rows of length 1.
+def _names(suffix: str, names: Names) -> Names:
+  """The logical axis names of what is stored of a tensor with these."""
+  if not suffix:
+    return names
+  *several, d_in, d_out = names
+  return {
+    'a': (*several, d_in, None),
+    'b': (*several, None, d_out),
+    DIAGONAL: (*several, None),
+  }[suffix]
 
-  Rows of length 1 give mixed weights the variance of the templates.
+
+def init_mix(
+  components: Mapping[str, Component], leaves: Layout, key: jax.Array
+) -> Tree:
+  """Coefficients of every soft component: (rows, K), each row of length 1.
+
+  Rows of length 1 give mixed weights the variance of the templates. Only a
+  component that some matrix follows has any.
   """
   found = {}
-  for name, component in components.items():
-    if component.templates:
+  for name in sorted({x.name for x in leaves.values() if len(x.shape) > 1}):
+    shape = components[name].mix
+    if shape[0]:
       place = jax.random.fold_in(key, zlib.crc32(name.encode()))
-      visits = len(component.owners[0])
-      mix = jax.random.normal(place, (visits, component.templates))
+      mix = jax.random.normal(place, shape)
       mix /= jnp.linalg.norm(mix, axis=1, keepdims=True)
       found[name] = nn.LogicallyPartitioned(mix, (OWNER_AXIS, None))
   return found
+
+
+def borrowed(
+  own: Mapping[str, Tree],
+  lender: Mapping[str, Tree],
+  components: Mapping[str, Component],
+  leaves: Layout,
+) -> dict[str, Tree]:
+  """A bank, completed by the rows that are stored in another one.
+
+  Args:
+    own: the bank's trees by name, unboxed.
+    lender: those of the bank that stores what `components` borrow.
+    components: by name.
+    leaves: see `layout`.
+  """
+  whole = {name: flatten_dict(tree) for name, tree in own.items()}
+  for name, tree in lender.items():
+    found = whole.setdefault(name, {})
+    for path, value in flatten_dict(tree).items():
+      if name == 'mix':
+        follows = path[0]
+      else:
+        leaf = leaves.get(path) or leaves.get(path[:-1])
+        follows = leaf.name if leaf else ''
+      if follows in components and components[follows].borrowed:
+        found[path] = value
+  return {name: unflatten_dict(tree) for name, tree in whole.items()}
 
 
 def _flat(tree: Tree) -> dict[Path, Any]:

@@ -3,7 +3,8 @@
 Each link is a pure function over stored tensors. In order: the row of each
 level is picked (or templates are mixed), products are multiplied out, the terms
 are summed, units that share columns are spread out, and parts without weights
-read another's. A layer sees only the result.
+read another's. A layer sees only the result. All but picking is opaque to who
+chooses what the backward pass recomputes: see `opaque.py`.
 """
 
 import functools
@@ -12,10 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from shared_tfm.sharing import table
 from shared_tfm.sharing.bank import Layout, Leaf
-from shared_tfm.sharing.levels import DIAGONAL, Component
+from shared_tfm.sharing.component import Component
+from shared_tfm.sharing.levels import DIAGONAL
+from shared_tfm.sharing.opaque import opaque
 
 Bank = Mapping[str, Any]  # 'rows', 'level_1', ..., and 'mix' by component
 Rows = Mapping[str, jax.Array]
@@ -61,7 +66,7 @@ def weights(
       )
       for level in component.spec.terms(len(leaf.shape))
     ]
-    found[path] = _spread(_sum(terms), component, leaf)
+    found[path] = _made(terms, component, leaf)
   for path, leaf in leaves.items():
     other = components[leaf.name].spec.same_as
     if other:
@@ -84,9 +89,7 @@ def _term(
 
   def pick(leaf: jax.Array) -> jax.Array:
     picked = jax.lax.dynamic_index_in_dim(leaf, row, axis=0, keepdims=False)
-    if trains is None:
-      return picked
-    return jnp.where(trains, picked, jax.lax.stop_gradient(picked))
+    return picked if trains is None else _trained(picked, trains)
 
   matrix = len(leaf.shape) > 1
   if term.templates and matrix:
@@ -98,8 +101,7 @@ def _term(
       pick(stored[(*path, DIAGONAL)]),
     )
   if term.rank and matrix:
-    factors = pick(stored[(*path, 'a')]), pick(stored[(*path, 'b')])
-    return jnp.matmul, factors
+    return _product, (pick(stored[(*path, 'a')]), pick(stored[(*path, 'b')]))
   return _itself, (pick(stored[path]),)
 
 
@@ -107,59 +109,60 @@ def _itself(tensor: jax.Array) -> jax.Array:
   return tensor
 
 
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+  return a @ b
+
+
 def _mixed(mix: jax.Array, templates: jax.Array) -> jax.Array:
   return jnp.tensordot(mix, templates, axes=1)
 
 
 def _diagonal(shape: tuple[int, ...], values: jax.Array) -> jax.Array:
-  index = jnp.arange(len(values))
-  return jnp.zeros(shape, values.dtype).at[index, index].set(values)
+  index = jnp.arange(values.shape[-1])
+  return jnp.zeros(shape, values.dtype).at[..., index, index].set(values)
 
 
-def _sum(terms: Any) -> jax.Array:
-  """The sum of the terms, opaque to whoever chooses what backward recomputes.
+def _made(terms: Any, component: Component, leaf: Leaf) -> jax.Array:
+  """The tensor that a layer gets: the terms' sum, its units spread out."""
+  functions, values = zip(*terms, strict=True)
+  within = component.spec.within if leaf.units else None
+  if functions == (_itself,) and not within:
+    return values[0][0]
 
-  Were its products visible, a policy that keeps products would keep a copy of
-  the summed weight for every layer.
-  """
-  functions = tuple(function for function, _ in terms)
-  if functions == (_itself,):
-    return terms[0][1][0]
-  return _opaque_sum(functions, tuple(values for _, values in terms))
+  def combined(*values: Any) -> jax.Array:
+    total = sum(
+      function(*operands)
+      for function, operands in zip(functions, values, strict=True)
+    )
+    return _spread(total, within, leaf) if within else total
 
-
-def _plain_sum(functions: Any, values: Any) -> Any:
-  total = functions[0](*values[0])
-  for function, operands in zip(functions[1:], values[1:], strict=True):
-    total = total + function(*operands)
-  return total
+  return opaque(combined, *values)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _opaque_sum(functions: Any, values: Any) -> Any:
-  return _plain_sum(functions, values)
-
-
-def _opaque_sum_fwd(functions: Any, values: Any) -> Any:
-  return _plain_sum(functions, values), values
-
-
-def _opaque_sum_bwd(functions: Any, values: Any, grad: Any) -> Any:
-  return jax.vjp(functools.partial(_plain_sum, functions), values)[1](grad)
-
-
-_opaque_sum.defvjp(_opaque_sum_fwd, _opaque_sum_bwd)
-
-
-def _spread(tensor: Any, component: Component, leaf: Leaf) -> jax.Array:
+def _spread(tensor: Any, within: table.Spec, leaf: Leaf) -> jax.Array:
   """Gives every head or neuron its columns."""
-  if not (component.spec.within and leaf.units):
-    return tensor
-  owners = jnp.array(component.spec.within.owners(leaf.units))
+  owners = np.array(within.owners(leaf.units))
   before, after = leaf.shape[: leaf.axis], leaf.shape[leaf.axis + 1 :]
   size = leaf.shape[leaf.axis] // leaf.units
   units = tensor.reshape(*before, -1, size, *after)
   return jnp.take(units, owners, axis=leaf.axis).reshape(leaf.shape)
+
+
+@jax.custom_vjp
+def _trained(picked: jax.Array, trains: jax.Array) -> jax.Array:
+  """`picked`, whose gradient is dropped unless this visit trains it."""
+  return picked
+
+
+def _trained_fwd(picked: Any, trains: Any) -> Any:
+  return picked, trains
+
+
+def _trained_bwd(trains: Any, grad: Any) -> Any:
+  return jnp.where(trains, grad, jnp.zeros_like(grad)), None
+
+
+_trained.defvjp(_trained_fwd, _trained_bwd)
 
 
 def scaled_by_visits(
@@ -185,20 +188,17 @@ def scaled_by_visits(
     component = components[leaf.name]
     if component.spec.same_as:
       continue
+    reads = jnp.array(component.reads or [True] * len(rows[leaf.name]))
     for level in component.spec.terms(len(leaf.shape)):
       term = component.spec.levels[level]
       stored = scaled[group(level)]
-      readers = jnp.array(component.owners[level]) >= 0
       for suffix in term.shapes(leaf.shape):
-        place = path + (suffix,) * bool(suffix)
+        place = (*path, suffix) if suffix else path
         if term.templates and len(leaf.shape) > 1:
-          visits = jnp.full(term.templates, len(component.owners[level]))
+          visits = jnp.full(term.templates, reads.sum())
         else:
-          visits = jnp.bincount(
-            rows[leaf.name][:, level],
-            weights=readers.astype(jnp.float32),
-            length=stored[place].shape[0],
-          )
+          visits = jnp.zeros(len(stored[place]), int)
+          visits = visits.at[rows[leaf.name][:, level]].add(reads)
         stored[place] = _divided(stored[place], visits)
   return {name: unflatten_dict(tree) for name, tree in scaled.items()}
 
