@@ -27,10 +27,10 @@ class Attention(nn.Module):
     """Declares the four projections: a component's parts."""
     m = self.model
     heads, kv_heads = m.num_heads * m.head_dim, m.num_kv_heads * m.head_dim
-    self.query = linear(m, heads, ('embed', 'heads'))
+    self.query: Any = linear(m, heads, ('embed', 'heads'))
     self.key = linear(m, kv_heads, ('embed', 'kv_heads'))
-    self.value = linear(m, kv_heads, ('embed', 'kv_heads'))
-    self.out = linear(m, m.d_model, ('heads', 'embed'))
+    self.value: Any = linear(m, kv_heads, ('embed', 'kv_heads'))
+    self.out: Any = linear(m, m.d_model, ('heads', 'embed'))
 
   def __call__(
     self, x_BLD: jax.Array, context: Context
@@ -44,18 +44,20 @@ class Attention(nn.Module):
     Returns:
       The mixed values, (B, L, D), and what was made or reused for them.
     """
-    if context.map is not None:
+    plain_BLD = context.read_by_values(x_BLD)
+    earlier = context.map
+    if earlier is not None:
       map_BHLL = nn.cond(
-        context.map.own,
+        earlier.own,
         lambda self: self._map(x_BLD, context),
-        lambda _: context.map.made,
+        lambda _: earlier.made,
         self,
       )
-      mixed_BLHK = self._mix(map_BHLL, self._heads(self.value(x_BLD)))
+      mixed_BLHK = self._mix(map_BHLL, self._heads(self.value(plain_BLD)))
       left = Left(map=map_BHLL)
     else:
-      kv = self._keys_values(x_BLD, context)
-      mixed_BLHK = self._attend(x_BLD, kv, context)
+      kv = self._keys_values(x_BLD, plain_BLD, context)
+      mixed_BLHK = self._attend(self._query(x_BLD, context), kv, context)
       left = Left(kv=kv)
     return self.out(mixed_BLHK.reshape(*x_BLD.shape[:2], -1)), left
 
@@ -65,44 +67,78 @@ class Attention(nn.Module):
   def _rotated(self, x_BLHK: jax.Array, context: Context) -> jax.Array:
     if self.model.position != 'rotary':
       return x_BLHK
-    return rotate(x_BLHK, context.positions_BL, self.model.rope_theta)
+    m, positions_BL = self.model, context.positions_BL
+    return rotate(x_BLHK, positions_BL, m.rope_theta, m.rotary_fraction)
 
   def _key(self, x_BLD: jax.Array, context: Context) -> jax.Array:
     return self._rotated(self._heads(self.key(x_BLD)), context)
 
-  def _keys_values(self, x_BLD: jax.Array, context: Context) -> Any:
+  def _query(self, x_BLD: jax.Array, context: Context) -> jax.Array:
+    return self._rotated(self._heads(self.query(x_BLD)), context)
+
+  def _keys_values(
+    self, x_BLD: jax.Array, plain_BLD: jax.Array, context: Context
+  ) -> Any:
     """A pair (B, L, G, K), this layer's own or an earlier one's."""
 
     def own(self: 'Attention') -> Any:
-      return self._key(x_BLD, context), self._heads(self.value(x_BLD))
+      return self._key(x_BLD, context), self._heads(self.value(plain_BLD))
 
-    if context.kv is None:
-      return own(self)
     kv = context.kv
+    if kv is None:
+      return own(self)
     return nn.cond(kv.own, own, lambda _: kv.made, self)
 
-  def _attend(self, x_BLD: jax.Array, kv: Any, context: Context) -> jax.Array:
-    q_BLHK = self._rotated(self._heads(self.query(x_BLD)), context)
+  def _attend(self, q_BLHK: jax.Array, kv: Any, context: Context) -> jax.Array:
+    if context.past is not None:
+      return self._attend_to_past(q_BLHK, kv, context)
     mask_BL = context.mask_BL
     attend: Any = jax.nn.dot_product_attention
     mixed: jax.Array = attend(
       q_BLHK,
       *kv,
       mask=None if mask_BL is None else mask_BL[:, None, None, :],
-      is_causal=self.model.family == 'decoder',
+      is_causal=self.model.causal,
+    )
+    return mixed
+
+  def _attend_to_past(
+    self, q_BLHK: jax.Array, kv: Any, context: Context
+  ) -> jax.Array:
+    """Attends to this loop and those before (CoTFormer, 2310.10845, 3.2)."""
+    past: Any = context.past
+    b, length = q_BLHK.shape[:2]
+
+    def joined(own_BLGK: jax.Array, past_RBLGK: jax.Array) -> jax.Array:
+      all_RBLGK = jnp.concatenate([own_BLGK[None], past_RBLGK])
+      return all_RBLGK.swapaxes(0, 1).reshape(b, -1, *own_BLGK.shape[2:])
+
+    seen_BLL = jnp.ones((b, length, length), bool)
+    if self.model.causal:
+      seen_BLL = jnp.tril(seen_BLL)
+    if context.mask_BL is not None:
+      seen_BLL &= context.mask_BL[:, None]
+    loops_R = jnp.concatenate([jnp.ones(1, bool), past.readable])
+    seen_BLRL = seen_BLL[:, :, None] & loops_R[None, None, :, None]
+    attend: Any = jax.nn.dot_product_attention
+    mixed: jax.Array = attend(
+      q_BLHK,
+      joined(kv[0], past.made[0]),
+      joined(kv[1], past.made[1]),
+      mask=seen_BLRL.reshape(b, 1, length, -1),
     )
     return mixed
 
   def _map(self, x_BLD: jax.Array, context: Context) -> jax.Array:
     """The attention weights, (B, H, L, L)."""
     m = self.model
-    q_BLHK = self._rotated(self._heads(self.query(x_BLD)), context)
+    q_BLHK = self._query(x_BLD, context)
     k_BLHK = self._per_query_head(self._key(x_BLD, context))
     scores = jnp.einsum(
       'blhk,bmhk->bhlm', q_BLHK, k_BLHK, preferred_element_type=jnp.float32
     )
     allowed = jnp.ones(scores.shape, bool)
-    if m.family == 'decoder':
+    if m.causal:
       allowed = jnp.tril(allowed)
     if context.mask_BL is not None:
       allowed &= context.mask_BL[:, None, None, :]

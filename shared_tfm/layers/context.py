@@ -18,22 +18,48 @@ class Reuse(flax.struct.PyTreeNode):
   made: Any
 
 
+class Past(flax.struct.PyTreeNode):
+  """Keys and values of the same layer in other loops.
+
+  Attributes:
+    made: a pair, (loops, B, L, G, K).
+    readable: which loops are over, booleans (loops,).
+  """
+
+  made: Any
+  readable: jax.Array
+
+
 class Context(flax.struct.PyTreeNode):
   """The inputs of a layer that are not its residual stream.
 
   Attributes:
     positions_BL: integer positions.
     mask_BL: False at padding, which nobody attends to; None for no padding.
+    memory_BSD: what an encoder made of the source, S long; None: no source.
+    memory_mask_BS: False at the source's padding; None for no padding.
+    plain_BLD: the residual stream, where values and experts read it without
+      the norm before their sublayer; None: they read what the others do.
     index: which visit this is, an integer scalar.
     kv: keys and values to be reused, a pair (B, L, G, K); None: none ever are.
     map: attention weights to be reused, (B, H, L, L); None: none ever are.
+    past: keys and values of earlier loops, to be attended to besides the own
+      ones; None: they never are.
   """
 
   positions_BL: jax.Array
   mask_BL: jax.Array | None = None
+  memory_BSD: jax.Array | None = None
+  memory_mask_BS: jax.Array | None = None
+  plain_BLD: jax.Array | None = None
   index: jax.Array | None = None
   kv: Reuse | None = None
   map: Reuse | None = None
+  past: Past | None = None
+
+  def read_by_values(self, x_BLD: jax.Array) -> jax.Array:
+    """What values and experts are given, beside a sublayer's input `x_BLD`."""
+    return x_BLD if self.plain_BLD is None else self.plain_BLD
 
 
 class Left(flax.struct.PyTreeNode):

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
+from shared_tfm.layers.context import Context
 from shared_tfm.layers.feed_forward import ACTIVATIONS
 from shared_tfm.layers.linear import KERNEL_INIT, linear
 from shared_tfm.layers.norm import Norm
-from shared_tfm.layers.position import sinusoids
+from shared_tfm.layers.position import position_table, sinusoids
+from shared_tfm.layers.width import Safe
 
 
 def _table(model: Model, rows: int, axis: str | None) -> nn.Embed:
@@ -27,7 +29,7 @@ class Embedding(nn.Module):
   """The sum of token, position and type vectors, and its projection to D.
 
   With E < D the tables are factorised (ALBERT, 1909.11942, section 3.1): they
-  hold E features, which one linear map widens.
+  hold E features, which one linear map widens, or a small layer ('safe').
   """
 
   model: Model
@@ -37,13 +39,17 @@ class Embedding(nn.Module):
     """Declares the tables the config asks for."""
     m = self.model
     self.token = _table(m, m.vocab_size, 'vocab')
-    if m.position == 'learned':
-      self.position = _table(m, m.max_len, None)
+    at_input = m.positions_at == 'input'
+    self.positions = m.position if at_input else 'none'
+    if self.positions == 'learned':
+      self.position = position_table(m, m.embed_dim)
     if m.type_vocab_size:
       self.type = _table(m, m.type_vocab_size, None)
     if m.embed_norm:
       self.norm = Norm(m, self.train)
-    if m.embed_dim != m.d_model:
+    if m.embed_project == 'safe':
+      self.project: Any = Safe(m, self.train)
+    elif m.embed_dim != m.d_model:
       self.project = linear(m, m.d_model, (None, 'embed'))
     self.drop = nn.Dropout(m.dropout, deterministic=not self.train)
 
@@ -53,13 +59,26 @@ class Embedding(nn.Module):
     positions_BL: jax.Array,
     mask_BL: jax.Array | None = None,
     types_BL: jax.Array | None = None,
+    table: 'Embedding | None' = None,
   ) -> jax.Array:
-    """Embeds tokens: (B, L) integers to (B, L, D)."""
+    """Embeds tokens.
+
+    Args:
+      tokens_BL: integers below `vocab_size`.
+      positions_BL: theirs.
+      mask_BL: False at padding; None for no padding.
+      types_BL: segment types; None for all zero.
+      table: whose token table is read; None: this embedding's own, which it
+        has only then.
+
+    Returns:
+      (B, L, D) in `model.dtype`.
+    """
     m = self.model
-    x_BLE = self.token(tokens_BL)
-    if m.position == 'learned':
+    x_BLE = (table or self).token(tokens_BL)
+    if self.positions == 'learned':
       x_BLE += self.position(positions_BL)
-    if m.position == 'sinusoidal':
+    if self.positions == 'sinusoidal':
       x_BLE += sinusoids(positions_BL, m.embed_dim).astype(x_BLE.dtype)
     if m.type_vocab_size:
       zeros_BL = jnp.zeros_like(tokens_BL)
@@ -67,6 +86,8 @@ class Embedding(nn.Module):
     if m.embed_norm:
       x_BLE = self.norm(x_BLE, mask_BL)
     x_BLE = self.drop(x_BLE)
+    if m.embed_project == 'safe':
+      return self.project(x_BLE, Context(positions_BL, mask_BL))
     return self.project(x_BLE) if m.embed_dim != m.d_model else x_BLE
 
   def logits(self, x_BLE: jax.Array) -> jax.Array:
@@ -96,6 +117,7 @@ class Head(nn.Module):
       self.project = linear(m, m.embed_dim, ('embed', None))
     if encoder:
       self.norm = Norm(m, self.train)
+    if encoder or m.head_bias:
       self.bias: Any = self.param(
         'bias',
         nn.with_logical_partitioning(nn.initializers.zeros, ('vocab',)),
@@ -127,6 +149,6 @@ class Head(nn.Module):
       logits_BLV = embedding.logits(x_BLD)
     else:
       logits_BLV = self.table(x_BLD).astype(jnp.float32)
-    if m.family == 'encoder':
+    if m.family == 'encoder' or m.head_bias:
       logits_BLV += self.bias[None, None]
     return logits_BLV

@@ -9,7 +9,10 @@ KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
 
 
 def linear(
-  model: Model, width: int, axes: tuple[str | None, str | None]
+  model: Model,
+  width: int,
+  axes: tuple[str | None, str | None],
+  init: nn.initializers.Initializer = KERNEL_INIT,
 ) -> nn.Dense:
   """A Dense layer with a 2-D kernel whose axes are named.
 
@@ -17,11 +20,12 @@ def linear(
     model: gives the dtype of the computation and whether there is a bias.
     width: the output features.
     axes: logical names of the kernel's input and output axes.
+    init: of the kernel.
   """
   return nn.Dense(
     width,
     use_bias=model.use_bias,
     dtype=jnp.dtype(model.dtype),
-    kernel_init=nn.with_logical_partitioning(KERNEL_INIT, axes),
+    kernel_init=nn.with_logical_partitioning(init, axes),
     bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
   )

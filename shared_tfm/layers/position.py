@@ -1,7 +1,39 @@
-"""Positions that need no parameters: sinusoids and rotations."""
+"""Where a token stands, and at which visit: tables, sinusoids, rotations."""
 
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from shared_tfm.config import Model
+
+
+def position_table(model: Model, width: int) -> nn.Embed:
+  """A learned vector of `width` features for each position."""
+  init = nn.initializers.normal(width**-0.5)
+  return nn.Embed(
+    model.max_len,
+    width,
+    dtype=jnp.dtype(model.dtype),
+    embedding_init=nn.with_logical_partitioning(init, (None, 'embed')),
+  )
+
+
+class StepSignal(nn.Module):
+  """A learned vector that is added at a visit (1807.03819; T2T, 'learned')."""
+
+  model: Model
+
+  @nn.compact
+  def __call__(self) -> jax.Array:
+    """The signal, (1, 1, D)."""
+    d = self.model.d_model
+    init = nn.initializers.normal(d**-0.5)
+    signal_D: Any = self.param(
+      'signal', nn.with_logical_partitioning(init, ('embed',)), (d,)
+    )
+    return signal_D[None, None].astype(jnp.dtype(self.model.dtype))
 
 
 def sinusoids(positions_BL: jax.Array, width: int) -> jax.Array:
@@ -22,19 +54,28 @@ def sinusoids(positions_BL: jax.Array, width: int) -> jax.Array:
 
 
 def rotate(
-  x_BLHK: jax.Array, positions_BL: jax.Array, theta: float
+  x_BLHK: jax.Array,
+  positions_BL: jax.Array,
+  theta: float,
+  fraction: float = 1.0,
 ) -> jax.Array:
   """Rotary positions (RoFormer, 2104.09864), pairing feature i with i + K/2.
 
   Args:
-    x_BLHK: queries or keys, K even.
+    x_BLHK: queries or keys.
     positions_BL: integer positions.
     theta: the base of the wavelengths.
+    fraction: of the features, the first of which are rotated as if there were
+      no others, rounded down to an even number (GPT-J; MoEUT's is a half).
 
   Returns:
     x rotated, in its own dtype; the rotation itself runs in float32.
   """
-  half = x_BLHK.shape[-1] // 2
+  half = int(fraction * x_BLHK.shape[-1]) // 2
+  if 2 * half < x_BLHK.shape[-1]:
+    turned, kept = jnp.split(x_BLHK, [2 * half], axis=-1)
+    turned = rotate(turned, positions_BL, theta)
+    return jnp.concatenate([turned, kept], axis=-1)
   rate = theta ** (-jnp.arange(half) / half)
   angle_BL1K = jnp.einsum('bl,k->blk', positions_BL, rate)[:, :, None]
   cos, sin = jnp.cos(angle_BL1K), jnp.sin(angle_BL1K)
