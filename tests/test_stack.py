@@ -2,6 +2,7 @@
 neither memory nor compile time that sharing should save.
 """
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -94,10 +95,10 @@ def expected(config, variables):
   tables = tables_of(config)
   params = dict(variables['params'])
   params['stack'] = oracle.spread(params['stack']['rows'], tables)
-  neutral = configs.cross(
-    {'model': {**vars(config.model), 'sharing': {}, 'remat': 'none'}}
+  neutral = dataclasses.replace(
+    config.model, sharing=configs.Sharing(), remat='none'
   )
-  grads, (logits, left) = plain_form(neutral.model)(
+  grads, (logits, left) = plain_form(neutral)(
     params, variables.get('batch_stats', {}), TOKENS
   )
   grads['stack'] = {'rows': oracle.gathered(grads['stack'], tables)}
@@ -179,6 +180,29 @@ MODELS = {
     num_kv_heads=1,
   ),
   'batchnorm': dict(norm='batchnorm', position='none', activation='relu'),
+  'moeut': dict(
+    activation='relu',
+    norm_position='peri',
+    position='rotary',
+    rotary_fraction=0.5,
+    tie_embeddings=False,
+    head_bias=True,
+    experts=dict(
+      num_ff=6, ff_width=8, top_k=3, num_attention=4, attention_top_k=2
+    ),
+  ),
+  'sut': dict(
+    norm_position='post',
+    num_kv_heads=1,
+    experts=dict(
+      style='sut',
+      num_ff=6,
+      ff_width=8,
+      top_k=3,
+      num_attention=4,
+      attention_top_k=2,
+    ),
+  ),
 }
 
 
@@ -255,13 +279,13 @@ def test_dropout_differs_at_every_visit(remat, group):
   rows['attention']['out']['bias'] += 1
   x_BLD = jnp.zeros((64, 8, 16))
   stack = Stack(config.model, train=True)
-  added, _ = stack.apply(
+  ran = stack.apply(
     {'params': {'rows': rows}},
     x_BLD,
     Context(jnp.zeros((64, 8), jnp.int32)),
     rngs={'dropout': jax.random.key(0)},
   )
-  count = np.asarray(added) / 2
+  count = np.asarray(ran.x_XBLD[0]) / 2
   assert set(np.unique(count)) == set(range(LAYERS + 1))
   assert abs(count.mean() - 3) < 0.1
   assert abs(count.var() - 1.5) < 0.15
@@ -343,7 +367,8 @@ def test_a_decoder_sees_only_what_came_before(name):
       if config.model.embed_dim != config.model.d_model:
         x_LD = whole.embedding.project(x_LD)
       positions = jnp.arange(8)[None]
-      return whole.stack(x_LD, Context(positions))[0][0, position].sum()
+      ran = whole.stack(x_LD, Context(positions))
+      return ran.x_XBLD[0, 0, position].sum()
 
     return model.apply(variables, method=run)
 

@@ -5,98 +5,36 @@ layer on them. Parameters are broadcast to every step of the scan (one set,
 however deep); everything else a layer keeps (batch statistics, dropout keys)
 has one slot per visit. Depth costs no compile time, whatever the scheme.
 
-What the backward pass recomputes is `model.remat`:
-
-    none  nothing but data movement: every computed value is kept
-    dots  what is cheap: the results of matrix products are kept
-    full  the whole layer: only its input is kept
-
 `model.remat_group = k` keeps only every k-th layer's input in the first place,
-and recomputes the k layers in between one group at a time, each by the policy
-above. No policy ever keeps a picked weight: the pick happens inside what is
-recomputed, and a copy of it per layer would undo what sharing saves.
+and recomputes the k layers in between one group at a time; `visit.py` says what
+is kept inside a layer.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
-from shared_tfm.config.shapes import components
-from shared_tfm.layers.context import Context, Reuse
+from shared_tfm.config.loops import is_plain, loops
+from shared_tfm.config.shapes import components, mixes
+from shared_tfm.layers.context import Context
 from shared_tfm.layers.layer import Layer
-from shared_tfm.sharing import bank, levels, links, reuse, table
-
-Tables = dict[str, jax.Array]
-Observed = dict[str, jax.Array]
-
-# Primitives that only move or convert what is already there. A picked weight
-# reaches the layer's products through these alone, so a policy that recomputes
-# them never keeps one.
-_MOVES = frozenset(
-  {
-    'broadcast_in_dim',
-    'convert_element_type',
-    'copy',
-    'custom_vjp_call',  # what combines stored weights, see sharing/links.py
-    'dynamic_slice',
-    'gather',
-    'reshape',
-    'slice',
-    'squeeze',
-    'transpose',
-  }
+from shared_tfm.model import (
+  balance,
+  depth,
+  halting,
+  recurrence,
+  routing,
+  visit,
 )
+from shared_tfm.sharing import bank, links
+from shared_tfm.sharing.component import Component
 
-
-def _all_but_moves(primitive: Any, *_: Any, **__: Any) -> bool:
-  return primitive.name not in _MOVES
-
-
-POLICIES: dict[str, Callable[..., bool]] = {
-  'none': _all_but_moves,
-  'dots': jax.checkpoint_policies.dots_saveable,
-  'full': jax.checkpoint_policies.nothing_saveable,
-}
-
-
-class PerVisit(flax.struct.PyTreeNode):
-  """What every visit has its own of; leading axes of visits outside the scan.
-
-  Attributes:
-    index: its number.
-    rows: for every component the row of each level.
-    first: whether those are the rows' first visits; None where it is no matter.
-    state: collections of the layer other than parameters.
-    kv: (own, slot read, slot written) of keys and values; None: no reuse.
-    map: the same for attention weights.
-  """
-
-  index: jax.Array
-  rows: Tables
-  first: Tables | None
-  state: Any
-  kv: Any
-  map: Any
-
-
-class Carry(flax.struct.PyTreeNode):
-  """What a visit hands on to the next.
-
-  Attributes:
-    x_BLD: the residual stream.
-    kv: slots of keys and values, a leading axis of slots; None: no reuse.
-    map: slots of attention weights.
-  """
-
-  x_BLD: jax.Array
-  kv: Any = None
-  map: Any = None
+RULES = {**recurrence.RULES, **halting.RULES, **routing.RULES}
 
 
 class Stack(nn.Module):
@@ -107,78 +45,143 @@ class Stack(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BLD: jax.Array, context: Context
-  ) -> tuple[jax.Array, Observed]:
-    """Runs the residual stream (B, L, D) through `num_layers` visits.
+    self,
+    x_BLD: jax.Array,
+    context: Context,
+    controls: dict[str, Any] | None = None,
+    lender: Mapping[str, Any] | None = None,
+  ) -> depth.Ran:
+    """Runs the residual stream (B, L, D) through its visits.
+
+    Args:
+      x_BLD: the embedded sequence.
+      context: what every visit sees.
+      controls: the parameters of `depth.Controls`, where the rule has any.
+      lender: the bank of the stack that some components' rows are stored in.
 
     Returns:
-      The stream, and what the layers observed, by name: leading axis of visits.
+      The stream at each exit. Its state holds what the layers observed, by
+      name, with a leading axis of visits.
     """
     m = self.model
     layer = Layer(m, self.train, parent=None)
     found, leaves = components(m), layout(m)
     stored = self._bank(found, leaves)
-    tables = {name: jnp.array(c.owners).T for name, c in found.items()}
+    if lender is not None:
+      stored = bank.borrowed(stored, lender, found, leaves)
+    tables = self._tables(found)
     if m.shared_gradient == 'mean':
       stored = links.scaled_by_visits(stored, found, leaves, tables)
     state = self._collections(layer)
     dropout = self.make_rng('dropout') if self.train and m.dropout else None
-
-    def visit(carry: Carry, this: PerVisit) -> tuple[Carry, Any]:
-      weights = links.weights(stored, found, leaves, this.rows, this.first)
-      rngs = (
-        {}
-        if dropout is None
-        else {'dropout': jax.random.fold_in(dropout, this.index)}
-      )
-      (x_BLD, left), after = layer.apply(
-        {'params': weights, **this.state},
-        carry.x_BLD,
-        context.replace(
-          index=this.index,
-          kv=_found(carry.kv, this.kv),
-          map=_found(carry.map, this.map),
-        ),
-        rngs=rngs,
-        mutable=list(this.state),
-      )
-      carry = Carry(
-        x_BLD,
-        _kept(carry.kv, this.kv, left.kv),
-        _kept(carry.map, this.map, left.map),
-      )
-      return carry, (after, left.observed)
-
-    (kv, kv_slots), (maps, map_slots) = self._reused(x_BLD)
-    per_visit = PerVisit(
+    (kv, kv_slots), (maps, map_slots) = visit.slots(m, x_BLD)
+    past, past_slots = visit.loop_slots(m, x_BLD)
+    visits = visit.PerVisit(
       index=jnp.arange(m.num_layers),
-      rows=tables,
-      first=_first(tables) if m.shared_gradient == 'owner' else None,
+      rows=_here(tables, found),
+      first=_here(visit.first_visits(tables), found)
+      if m.shared_gradient == 'owner'
+      else None,
       state={name: kept.value for name, kept in state.items()},
       kv=kv,
       map=maps,
+      past=past,
     )
-    carry = Carry(x_BLD, kv_slots, map_slots)
-    carry, (after, observed) = self._scan(visit, carry, per_visit)
-    for name, kept in state.items():
-      if self.is_mutable_collection(name):
-        kept.value = after[name]
-    return carry.x_BLD, observed
+    carry = visit.Carry(x_BLD, kv_slots, map_slots, past_slots)
+    run = functools.partial(visit.visit, layer, leaves)
+
+    if is_plain(m):
+      body = functools.partial(run, stored, dropout, context)
+      carry, (after, observed) = visit.over_visits(m, body, carry, visits)
+      for name, kept in state.items():
+        if self.is_mutable_collection(name):
+          kept.value = after[name]
+      ran = depth.Ran(carry.x_BLD[None], carry.replace(observed=observed))
+      return _balanced(m, ran, visits, context)
+
+    def scan(stored: Any, carry: Any, these: Any, context: Context) -> Any:
+      body = functools.partial(run, stored, dropout, context)
+      return visit.over_visits(m, body, carry, these)[0]
+
+    p, c, times, k = loops(m)
+    prelude = jax.tree.map(lambda a: a[:p], visits)
+    core = jax.tree.map(
+      lambda a: a[p : p + c * times].reshape(times, c, *a.shape[1:]), visits
+    )
+    coda = jax.tree.map(lambda a: a[p + c * times :], visits)
+
+    def loop(stored: Any, carry: Any, i: Any, context: Context) -> Any:
+      """The core's visits; further loops than the table has repeat its last."""
+      these = jax.tree.map(lambda a: a[jnp.minimum(i, times - 1)], core)
+      these = these.replace(index=p + i * c + jnp.arange(c))
+      return scan(stored, carry, these, context)
+
+    body = functools.partial(run, stored, dropout, context)
+    carry = self._observing(body, carry, visits)
+    if p:
+      carry = scan(stored, carry, prelude, context)
+    drawn = self.has_rng('depth') and self.train
+    ran = RULES[m.depth.rule](
+      depth.Core(
+        model=m,
+        loops=loops(m),
+        controls=controls or {},
+        run=functools.partial(loop, stored),
+        frozen=functools.partial(loop, jax.lax.stop_gradient(stored)),
+        context=context,
+        train=self.train,
+        key=self.make_rng('depth') if drawn else jax.random.key(0),
+      ),
+      carry,
+    )
+    if not k:
+      return _balanced(m, ran, visits, context)
+    exits = jax.lax.map(
+      lambda x_BLD: scan(stored, ran.state.replace(x_BLD=x_BLD), coda, context),
+      ran.x_XBLD,
+    )
+    state = jax.tree.map(lambda a: a[-1], exits)
+    ran = ran.replace(x_XBLD=exits.x_BLD, state=state)
+    return _balanced(m, ran, visits, context)
+
+  def _observing(self, body: Any, carry: Any, visits: Any) -> Any:
+    """The carry with room for what every visit observes."""
+    this = jax.tree.map(lambda a: a[0], visits)
+    _, (_, observed) = jax.eval_shape(body, carry, this)
+    room = jax.tree.map(
+      lambda s: jnp.zeros((self.model.num_layers, *s.shape), s.dtype), observed
+    )
+    return carry.replace(observed=room)
+
+  def _tables(self, found: Mapping[str, Component]) -> visit.Tables:
+    """The rows that visits read, (visits, levels): constants, or state.
+
+    Tables that may change stand in the collection 'tables', so that changing
+    them compiles nothing.
+    """
+    start = {n: jnp.array(c.owners).T for n, c in found.items() if c.owners}
+    if self.model.tables == 'fixed':
+      return start
+    kept: Any = self.variable('tables', 'owners', lambda: start)
+    return kept.value
 
   def _bank(
-    self, found: Mapping[str, levels.Component], leaves: bank.Layout
+    self, found: Mapping[str, Component], leaves: bank.Layout
   ) -> dict[str, Any]:
-    """Declares the stored parameters: a tree for each level."""
+    """Declares the stored parameters: a tree for each level that has any."""
+    init = functools.partial(_init, self.model)
     stored = {}
-    for level in range(max(len(c.spec.levels) for c in found.values())):
+    for level in bank.levels(found, leaves):
       stored[links.group(level)] = self.param(
         links.group(level),
         lambda key, level=level: bank.init_level(
-          level, functools.partial(_init, self.model), found, leaves, key
+          level, init, found, leaves, key
         ),
       )
-    if any(c.templates for c in found.values()):
-      stored['mix'] = self.param('mix', lambda key: bank.init_mix(found, key))
+    if mixes(self.model):
+      stored['mix'] = self.param(
+        'mix', lambda key: bank.init_mix(found, leaves, key)
+      )
     return stored
 
   def _collections(self, layer: Layer) -> dict[str, Any]:
@@ -199,37 +202,21 @@ class Stack(nn.Module):
       if name != 'params'
     }
 
-  def _reused(self, x_BLD: jax.Array) -> Any:
-    """For keys and values, and for maps: the visits' slots, and empty ones."""
-    m, (b, length, _) = self.model, x_BLD.shape
-    dtype = jnp.dtype(m.dtype)
-    kv: Any = (None, None)
-    maps: Any = (None, None)
-    if m.sharing.kv_source:
-      plan = reuse.plan(table.owners(m.sharing.kv_source, m.num_layers))
-      shape = (plan.slots, b, length, m.num_kv_heads, m.head_dim)
-      kv = _slots(plan), (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-    if m.sharing.map_source:
-      plan = reuse.plan(table.owners(m.sharing.map_source, m.num_layers))
-      shape = (plan.slots, b, m.num_heads, length, length)
-      maps = _slots(plan), jnp.zeros(shape, dtype)
-    return kv, maps
 
-  def _scan(self, visit: Any, carry: Carry, per_visit: PerVisit) -> Any:
-    """Runs all visits, recomputing in the backward pass what remat says."""
-    m = self.model
-    visit = _remat(visit, POLICIES[m.remat])
-    if m.remat_group == 1:
-      return jax.lax.scan(visit, carry, per_visit)
+def _balanced(
+  model: Model, ran: depth.Ran, visits: visit.PerVisit, context: Context
+) -> depth.Ran:
+  """With the losses of routers, which look at all of their visits together."""
+  observed = ran.state.observed
+  found = balance.losses(model, visits.rows, observed, context.mask_BL)
+  return ran.replace(losses={**ran.losses, **found})
 
-    def group(carry: Carry, these: PerVisit) -> tuple[Carry, Any]:
-      return jax.lax.scan(visit, carry, these)
 
-    groups = jax.tree.map(
-      lambda a: a.reshape(-1, m.remat_group, *a.shape[1:]), per_visit
-    )
-    carry, after = jax.lax.scan(_remat(group, POLICIES['full']), carry, groups)
-    return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), after)
+def _here(
+  tables: visit.Tables, found: Mapping[str, Component]
+) -> visit.Tables:
+  """The part of every table that is about this stack's own visits."""
+  return {name: rows[found[name].here] for name, rows in tables.items()}
 
 
 @functools.lru_cache
@@ -239,7 +226,7 @@ def layout(model: Model) -> bank.Layout:
   units = {
     'heads': model.num_heads,
     'kv_heads': model.num_kv_heads,
-    'mlp': model.d_ff,
+    'mlp': model.experts.ff_width if model.experts.num_ff else model.d_ff,
   }
   return bank.layout(shapes, components(model), units)
 
@@ -252,47 +239,7 @@ def _init(model: Model, key: jax.Array) -> Any:
 def _blank(model: Model) -> tuple[jax.Array, Context]:
   """The smallest input of a layer."""
   x_BLD = jnp.zeros((1, 1, model.d_model), jnp.dtype(model.dtype))
-  return x_BLD, Context(jnp.zeros((1, 1), jnp.int32))
-
-
-def _first(tables: Tables) -> Tables:
-  """Whether a visit is the first of the row it reads."""
-
-  def first(rows: jax.Array) -> jax.Array:
-    same = rows[:, None] == rows[None]
-    return ~jnp.tril(same.swapaxes(1, 2).swapaxes(0, 1), -1).any(-1).T
-
-  return jax.tree.map(first, tables)
-
-
-def _slots(plan: reuse.Plan) -> dict[str, jax.Array]:
-  return {
-    'own': jnp.array(plan.own),
-    'read': jnp.array(plan.read),
-    'write': jnp.array(plan.write),
-  }
-
-
-def _found(slots: Any, plan: Any) -> Reuse | None:
-  """What an earlier layer left for this one."""
-  if plan is None:
-    return None
-  made = jax.tree.map(lambda s: _at(s, plan['read']), slots)
-  return Reuse(plan['own'], made)
-
-
-def _kept(slots: Any, plan: Any, made: Any) -> Any:
-  """The slots after this layer has left what it made."""
-  if plan is None:
-    return None
-  return jax.tree.map(
-    lambda s, new: s.at[plan['write']].set(new, mode='drop'), slots, made
-  )
-
-
-def _at(slots: jax.Array, index: jax.Array) -> jax.Array:
-  return jax.lax.dynamic_index_in_dim(slots, index, axis=0, keepdims=False)
-
-
-def _remat(body: Any, policy: Callable[..., bool]) -> Any:
-  return jax.checkpoint(body, policy=policy, prevent_cse=False)
+  memory_BSD = None
+  if model.family == 'encoder_decoder':
+    memory_BSD = jnp.zeros((1, 1, model.memory_width), x_BLD.dtype)
+  return x_BLD, Context(jnp.zeros((1, 1), jnp.int32), memory_BSD=memory_BSD)

@@ -8,9 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm import config as configs
+from shared_tfm.config import sides
+from shared_tfm.errors import need
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.embedding import Embedding, Head
 from shared_tfm.layers.norm import Norm
+from shared_tfm.layers.width import Resize
+from shared_tfm.model.depth import Controls, Ran
+from shared_tfm.model.halting import left_at
 from shared_tfm.model.stack import Stack
 
 
@@ -34,10 +39,15 @@ class Outputs(flax.struct.PyTreeNode):
 
 
 class Transformer(nn.Module):
-  """A decoder-only language model or a bidirectional encoder.
+  """A decoder-only language model, a bidirectional encoder, or both in one.
 
   Its parameters: 'embedding', 'stack' (the bank), 'norm' (the final norm, which
-  'post' placement does not have) and 'head'.
+  'post' placement does not have), 'head', and 'controls' of an adaptive depth.
+  An encoder-decoder has in 'stack' its decoder, and besides 'source' (the
+  source's embedding), 'encoder' (a bank), 'encoder_norm', 'encoder_controls'.
+  Where the first and last layers are of another width, they are in 'prelude'
+  and 'coda', what changes the width in 'core_in' and 'core_out', and the same
+  for the encoder in 'encoder_prelude' and so on.
   """
 
   model: configs.Model
@@ -46,7 +56,17 @@ class Transformer(nn.Module):
   def setup(self) -> None:
     """Declares the rooms of the model."""
     self.embedding = Embedding(self.model, self.train)
-    self.stack = Stack(self.model, self.train)
+    stacks = sides.stacks(self.model)
+    for name, stack in stacks.items():
+      setattr(self, name, Stack(stack, self.train))
+    for name, width in sides.resizes(self.model).items():
+      setattr(self, name, Resize(self.model, width, self.train))
+    self.controls = Controls(stacks['stack'], self.train)
+    if 'encoder' in stacks:
+      self.source = Embedding(sides.sides(self.model)['encoder'], self.train)
+      self.encoder_controls = Controls(stacks['encoder'], self.train)
+      if self.model.norm_position != 'post':
+        self.encoder_norm = Norm(self.model, self.train)
     if self.model.norm_position != 'post':
       self.norm = Norm(self.model, self.train)
     self.head = Head(self.model, self.train)
@@ -56,6 +76,9 @@ class Transformer(nn.Module):
     tokens_BL: jax.Array,
     mask_BL: jax.Array | None = None,
     types_BL: jax.Array | None = None,
+    *,
+    source_BS: jax.Array | None = None,
+    source_mask_BS: jax.Array | None = None,
   ) -> Outputs:
     """Runs everything but the head.
 
@@ -63,24 +86,86 @@ class Transformer(nn.Module):
       tokens_BL: integers below `vocab_size`; L at most `max_len`.
       mask_BL: False at padding, which nobody attends to; None for no padding.
       types_BL: segment types below `type_vocab_size`; None for all zero.
-    """
-    positions_BL = jnp.broadcast_to(
-      jnp.arange(tokens_BL.shape[1]), tokens_BL.shape
-    )
-    x_BLD = self.embedding(tokens_BL, positions_BL, mask_BL, types_BL)
-    x_BLD, _ = self.stack(x_BLD, Context(positions_BL, mask_BL))
-    if self.model.norm_position != 'post':
-      x_BLD = self.norm(x_BLD, mask_BL)
-    return Outputs(x_BLD[None])
+      source_BS: what the encoder of an encoder-decoder reads, and only of such.
+      source_mask_BS: False at the source's padding; None for no padding.
 
-  def hidden(
+    Raises:
+      BadInput: a source is missing, or nobody would read it.
+    """
+    need(
+      (source_BS is not None) == (self.model.family == 'encoder_decoder'),
+      f'a source is for an encoder_decoder, which needs one; this model is of'
+      f' family {self.model.family}',
+    )
+    positions_BL = _positions(tokens_BL)
+    context = Context(positions_BL, mask_BL)
+    losses, metrics, lender = {}, {}, None
+    if source_BS is not None:
+      encoded = self._encoded(source_BS, source_mask_BS)
+      context = context.replace(
+        memory_BSD=encoded.hidden_XBLD[-1], memory_mask_BS=source_mask_BS
+      )
+      losses, metrics = encoded.losses, encoded.metrics
+      lender = nn.unbox(self.encoder.variables['params'])
+    x_BLD = self.embedding(tokens_BL, positions_BL, mask_BL, types_BL)
+    ran = self._run('stack', self.controls, x_BLD, context, lender)
+    x_XBLD = ran.x_XBLD
+    if self.model.norm_position != 'post':
+      x_XBLD = self.norm(x_XBLD, None if mask_BL is None else mask_BL[None])
+    return Outputs(
+      x_XBLD,
+      ran.weight_XBL,
+      {**ran.losses, **losses},
+      {**ran.metrics, **metrics},
+    )
+
+  def _encoded(
+    self, source_BS: jax.Array, mask_BS: jax.Array | None
+  ) -> Outputs:
+    """The source as the decoder sees it; names begin with 'encoder_'."""
+    positions_BS = _positions(source_BS)
+    table = self.embedding if self.model.tie_source else None
+    x_BSD = self.source(source_BS, positions_BS, mask_BS, table=table)
+    context = Context(positions_BS, mask_BS)
+    ran = self._run('encoder', self.encoder_controls, x_BSD, context)
+    x_XBSD = ran.x_XBLD
+    if self.model.norm_position != 'post':
+      x_XBSD = self.encoder_norm(
+        x_XBSD, None if mask_BS is None else mask_BS[None]
+      )
+    return Outputs(
+      x_XBSD,
+      losses={f'encoder_{name}': x for name, x in ran.losses.items()},
+      metrics={f'encoder_{name}': x for name, x in ran.metrics.items()},
+    )
+
+  def _run(
     self,
-    tokens_BL: jax.Array,
-    mask_BL: jax.Array | None = None,
-    types_BL: jax.Array | None = None,
-  ) -> jax.Array:
-    """The last residual stream, normalised: (B, L, D) in `model.dtype`."""
-    return self.outputs(tokens_BL, mask_BL, types_BL).hidden_XBLD[-1]
+    name: str,
+    controls: Controls,
+    x_BLD: jax.Array,
+    context: Context,
+    lender: Any = None,
+  ) -> Ran:
+    """Runs a side, its first and last layer apart where widths differ."""
+    stack = getattr(self, name)
+    if not self.model.core_width:
+      ran = stack(x_BLD, context, controls(), lender)
+      controls.after(ran)
+      return ran
+    at, mask_BL = ('' if name == 'stack' else f'{name}_'), context.mask_BL
+    x_BLD = getattr(self, f'{at}prelude')(x_BLD, context).x_XBLD[-1]
+    x_BLC = getattr(self, f'{at}core_in')(x_BLD, mask_BL)
+    x_BLC = stack(x_BLC, context).x_XBLD[-1]
+    x_BLD = getattr(self, f'{at}core_out')(x_BLC, mask_BL)
+    return getattr(self, f'{at}coda')(x_BLD, context)
+
+  def hidden(self, *args: Any, **kwargs: Any) -> jax.Array:
+    """The last residual stream, normalised: (B, L, D) in `model.dtype`.
+
+    Arguments as `outputs`.
+    """
+    return self.outputs(*args, **kwargs).hidden_XBLD[-1]
 
   def scores(
     self, hidden_BLD: jax.Array, mask_BL: jax.Array | None = None
@@ -93,9 +178,44 @@ class Transformer(nn.Module):
     tokens_BL: jax.Array,
     mask_BL: jax.Array | None = None,
     types_BL: jax.Array | None = None,
+    **source: Any,
   ) -> jax.Array:
     """Logits over the vocabulary: float32 (B, L, V). Arguments as `outputs`."""
-    return self.scores(self.hidden(tokens_BL, mask_BL, types_BL), mask_BL)
+    return self.exited(tokens_BL, mask_BL, types_BL, **source)[0]
+
+  def exited(
+    self,
+    tokens_BL: jax.Array,
+    mask_BL: jax.Array | None = None,
+    *args: Any,
+    **source: Any,
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """Logits where each token leaves the loop, and the mean number of loops.
+
+    Arguments as `outputs`; the number is None where depth does not adapt.
+    """
+    outputs = self.outputs(tokens_BL, mask_BL, *args, **source)
+    if self.model.depth.criterion == 'none':
+      logits_BLV = self.scores(outputs.hidden_XBLD[-1], mask_BL)
+      return logits_BLV, outputs.metrics.get('loops')
+    logits_XBLV = jnp.stack(
+      [self.scores(x_BLD, mask_BL) for x_BLD in outputs.hidden_XBLD]
+    )
+    exit_BL = left_at(
+      self.model, outputs.hidden_XBLD, logits_XBLV, outputs.weight_XBL
+    )
+    logits_1BLV = jnp.take_along_axis(
+      logits_XBLV, exit_BL[None, :, :, None], axis=0
+    )
+    loops_BL = 1.0 + exit_BL
+    if mask_BL is None:
+      return logits_1BLV[0], jnp.mean(loops_BL)
+    mean = jnp.sum(loops_BL * mask_BL) / jnp.maximum(jnp.sum(mask_BL), 1)
+    return logits_1BLV[0], mean
+
+
+def _positions(tokens_BL: jax.Array) -> jax.Array:
+  return jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
 
 
 def build(config: Any, train: bool = False) -> Transformer:

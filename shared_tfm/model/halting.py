@@ -1,0 +1,173 @@
+"""Rules of depth by which tokens leave the loop, in training and after it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from shared_tfm.config import Model
+from shared_tfm.model.depth import Core, Ran, every_loop
+
+
+def act(core: Core, state: Any) -> Ran:
+  """Adaptive computation time (Graves, 1603.08983, section 2), as in T2T.
+
+  Before every loop a unit says how likely each position is to halt. It halts
+  when these sum to more than 1 - epsilon; its last weight is the remainder. A
+  halted position's state is still updated, since others attend to it; the
+  result is what its weights select:
+
+    accumulated  sum of w * state, Graves' equation 13
+    basic        new * w + previous * (1 - w), a running interpolation, which
+                 is what Tensor2Tensor's 'basic' Universal Transformer does
+
+  The loss is `halt_weight` times the mean of loops + remainder. Once all
+  positions have halted, the loops left are skipped.
+  """
+  depth, first_BLD = core.model.depth, state.x_BLD
+  shape = first_BLD.shape[:2]
+  zeros_BL = jnp.zeros(shape, jnp.float32)
+  mask_BL = core.context.mask_BL
+  halted_BL = zeros_BL if mask_BL is None else (~mask_BL).astype(jnp.float32)
+  state = state.replace(x_BLD=core.start(first_BLD))
+
+  def loop(carry: Any, i: jax.Array) -> tuple[Any, None]:
+    state, out_BLD, sum_BL, remainder_BL, loops_BL = carry
+    p_BL = core.halting(state.x_BLD)
+    running_BL = sum_BL < 1
+    over_BL = sum_BL + p_BL > 1 - depth.halt_epsilon
+    last_BL = running_BL & over_BL
+    rest_BL = jnp.where(last_BL, 1 - sum_BL, 0)
+    weight_BL = jnp.where(running_BL & ~over_BL, p_BL, rest_BL)
+    state = core.step(state, i, first_BLD)
+    weight_BL1 = weight_BL[..., None].astype(out_BLD.dtype)
+    kept_BLD = out_BLD
+    if depth.act_sum == 'basic':
+      kept_BLD = out_BLD * (1 - weight_BL1)
+    return (
+      state,
+      kept_BLD + state.x_BLD * weight_BL1,
+      jnp.where(last_BL, 1.0, sum_BL + weight_BL),
+      remainder_BL + rest_BL,
+      loops_BL + running_BL,
+    ), None
+
+  def unless_done(carry: Any, i: jax.Array) -> tuple[Any, None]:
+    running = jnp.any(carry[2] < 1)
+    return jax.lax.cond(
+      running, lambda c: loop(c, i)[0], lambda c: c, carry
+    ), None
+
+  carry = (state, jnp.zeros_like(first_BLD), halted_BL, zeros_BL, zeros_BL)
+  carry, _ = jax.lax.scan(unless_done, carry, jnp.arange(core.loops.times))
+  state, out_BLD, _, remainder_BL, loops_BL = carry
+  ponder = core.mean(loops_BL + remainder_BL)
+  return Ran(
+    out_BLD[None],
+    state,
+    losses={'ponder': depth.halt_weight * ponder},
+    metrics={'loops': core.mean(loops_BL)},
+  )
+
+
+def ponder(core: Core, state: Any) -> Ran:
+  """PonderNet (2107.05407, section 2): the loss is an expectation over exits.
+
+  A unit gives the probability of halting after loop n, given that n was
+  reached; p_n is the product with not having halted before, and what is left
+  goes to the last loop. Every exit counts p_n in the loss, which also has
+  `prior_weight` KL(p || prior): a geometric prior of `prior_rate`, cut off at R
+  and normalised, or a uniform one, which regularises the entropy (Ouro,
+  2510.25741).
+  """
+  depth, times = core.model.depth, core.loops.times
+  state, x_RBLD = every_loop(core, state)
+  p_RBL = halting_distribution(jax.vmap(core.halting)(x_RBLD))
+  n_R = jnp.arange(times)
+  prior_R = jnp.full(times, 1 / times)
+  if depth.prior == 'geometric':
+    prior_R = depth.prior_rate * (1 - depth.prior_rate) ** n_R
+    prior_R /= jnp.sum(prior_R)
+  tiny = jnp.finfo(jnp.float32).tiny
+  log_RBL = jnp.log(jnp.maximum(p_RBL, tiny)) - jnp.log(prior_R)[:, None, None]
+  divergence = core.mean(jnp.sum(p_RBL * log_RBL, axis=0))
+  expected_BL = jnp.einsum('rbl,r->bl', p_RBL, n_R + 1.0)
+  return Ran(
+    x_RBLD,
+    state,
+    p_RBL,
+    losses={'prior': depth.prior_weight * divergence},
+    metrics={'loops': core.mean(expected_BL)},
+  )
+
+
+def halting_distribution(halting_RBL: jax.Array) -> jax.Array:
+  """p_n from the probabilities of halting at n once n is reached; sums to 1."""
+  going_RBL = jnp.cumprod(1 - halting_RBL, axis=0)
+  before_RBL = jnp.concatenate([jnp.ones_like(going_RBL[:1]), going_RBL[:-1]])
+  return jnp.concatenate(
+    [(before_RBL * halting_RBL)[:-1], before_RBL[-1:]], axis=0
+  )
+
+
+def exits(core: Core, state: Any) -> Ran:
+  """Scored after every loop: the last counts 1, the others `exit_weight`."""
+  state, x_RBLD = every_loop(core, state)
+  weight_R = jnp.full(len(x_RBLD), core.model.depth.exit_weight).at[-1].set(1)
+  shape = x_RBLD.shape[:3]
+  return Ran(x_RBLD, state, jnp.broadcast_to(weight_R[:, None, None], shape))
+
+
+def left_at(
+  model: Model,
+  hidden_XBLD: jax.Array,
+  logits_XBLV: jax.Array,
+  weight_XBL: jax.Array | None,
+) -> jax.Array:
+  """The exit at which each token leaves the loop: integers (B, L).
+
+  It is the first at which the criterion holds, or the last:
+
+    cdf          the halting distribution reaches the threshold (Ouro)
+    probability  the likeliest token has more than the threshold
+    entropy      of the prediction over log V, is below it
+    kl           from the last exit's prediction to this one's, is below it
+                 (Huginn, 2502.05171, section 6.1)
+    latent       the stream's relative change since the last exit is below it
+    argmax       the likeliest token is the last exit's
+  """
+  depth = model.depth
+  log_XBLV = jax.nn.log_softmax(logits_XBLV, axis=-1)
+  p_XBLV = jnp.exp(log_XBLV)
+
+  def since_last(values_XBL: jax.Array) -> jax.Array:
+    """Pads what compares an exit with the one before: never at the first."""
+    return jnp.concatenate([jnp.full_like(values_XBL[:1], jnp.inf), values_XBL])
+
+  if depth.criterion == 'cdf':
+    assert weight_XBL is not None
+    reached_XBL = jnp.cumsum(weight_XBL, axis=0) >= depth.threshold
+  elif depth.criterion == 'probability':
+    reached_XBL = jnp.max(p_XBLV, axis=-1) > depth.threshold
+  elif depth.criterion == 'entropy':
+    entropy_XBL = -jnp.sum(p_XBLV * log_XBLV, axis=-1)
+    reached_XBL = entropy_XBL / jnp.log(model.vocab_size) < depth.threshold
+  elif depth.criterion == 'kl':
+    change_XBLV = p_XBLV[1:] * (log_XBLV[1:] - log_XBLV[:-1])
+    divergence_XBL = since_last(jnp.sum(change_XBLV, axis=-1))
+    reached_XBL = divergence_XBL < depth.threshold
+  elif depth.criterion == 'latent':
+    x_XBLD = hidden_XBLD.astype(jnp.float32)
+    moved_XBL = jnp.linalg.norm(x_XBLD[1:] - x_XBLD[:-1], axis=-1)
+    moved_XBL /= jnp.linalg.norm(x_XBLD[1:], axis=-1)
+    reached_XBL = since_last(moved_XBL) < depth.threshold
+  elif depth.criterion == 'argmax':
+    best_XBL = jnp.argmax(logits_XBLV, axis=-1)
+    changed_XBL = (best_XBL[1:] != best_XBL[:-1]).astype(jnp.float32)
+    reached_XBL = since_last(changed_XBL) == 0
+  else:
+    reached_XBL = jnp.zeros(logits_XBLV.shape[:3], bool)
+  return jnp.argmax(reached_XBL.at[-1].set(True), axis=0)
+
+
+RULES = {'act': act, 'ponder': ponder, 'exits': exits}

@@ -1,0 +1,80 @@
+"""The same network, with weights of its own for every visit.
+
+Whatever a scheme stores, a visit runs on a full set of weights. Stored one set
+a visit, these are a network that shares nothing and computes the same. Its
+gradients are those of single visits, which sharing adds up.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from shared_tfm.config import Model, Sharing, sides
+from shared_tfm.config.loops import loops
+from shared_tfm.config.shapes import components
+from shared_tfm.model.stack import layout
+from shared_tfm.sharing import bank, links
+
+
+def untied(model: Model) -> Model:
+  """The config of the network that shares no weights.
+
+  Activations that layers reuse are still reused, and what loops still loops.
+  """
+  kept = ('kv_source', 'map_source')
+  fields = {name: getattr(model.sharing, name) for name in kept}
+  theirs = {name: getattr(model.sharing_decoder, name) for name in kept}
+  depth = model.depth
+  if model.family != 'encoder_decoder':
+    p, c, _, k = loops(model)
+    depth = dataclasses.replace(depth, prelude=p, core=c, coda=k)
+  return dataclasses.replace(
+    model,
+    sharing=Sharing(**fields),
+    sharing_decoder=Sharing(layer='', **theirs),
+    shared_gradient='sum',
+    tables='fixed',
+    depth=depth,
+  )
+
+
+def spread(model: Model, params: Any, variables: Any) -> Any:
+  """The parameters of `untied(model)` that make it compute what `model` does.
+
+  Args:
+    model: any network.
+    params: its parameters.
+    variables: its other collections, of which 'tables' is read if it is there.
+  """
+  found = dict(params)
+  whole = sides.stacks(untied(model))
+  lender = None
+  for name, side in sides.stacks(model).items():
+    stored = params[name]
+    if lender is not None:
+      stored = bank.borrowed(stored, lender, components(side), layout(side))
+    lender = stored
+    weights = _of_every_visit(side, stored, variables.get('tables', {}))
+    own, leaves = components(whole[name]), layout(whole[name])
+    kept = {
+      path: leaf[np.array(own[leaves[path].name].owners[0]) >= 0]
+      for path, leaf in weights.items()
+    }
+    found[name] = {'rows': unflatten_dict(kept)}
+  return found
+
+
+def _of_every_visit(side: Model, stored: Any, state: Any) -> Any:
+  """The weights of a stack's visits, by path: a leading axis of visits."""
+  found = components(side)
+  tables = {
+    name: jnp.array(c.owners).T[c.here] for name, c in found.items() if c.owners
+  }
+  if state:
+    tables = state['stack']['owners']
+  each = jax.vmap(lambda rows: links.weights(stored, found, layout(side), rows))
+  return flatten_dict(each(tables))

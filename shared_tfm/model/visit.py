@@ -1,0 +1,268 @@
+"""One visit: an owner's weights applied once, and what it hands on.
+
+What the backward pass recomputes of it is `model.remat`:
+
+    none  nothing but data movement: every computed value is kept
+    dots  what is cheap: the results of matrix products are kept
+    full  the whole layer: only its input is kept
+
+No policy ever keeps a picked weight: the pick happens inside what is
+recomputed, and a copy of it per layer would undo what sharing saves.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from shared_tfm.config import Model
+from shared_tfm.config.loops import loops
+from shared_tfm.config.shapes import components
+from shared_tfm.layers import grouped
+from shared_tfm.layers.context import Context, Past, Reuse
+from shared_tfm.layers.layer import Layer
+from shared_tfm.sharing import links, opaque, reuse, table
+from shared_tfm.sharing.bank import Layout
+
+Tables = dict[str, jax.Array]
+
+# Primitives that only move, convert or combine what is stored. A picked weight
+# reaches the layer's products through these alone, so a policy that recomputes
+# them never keeps one.
+_MOVES = frozenset(
+  {
+    'broadcast_in_dim',
+    'convert_element_type',
+    'copy',
+    'dynamic_slice',
+    'gather',
+    'reshape',
+    'slice',
+    'squeeze',
+    opaque.NAME,  # what combines stored weights
+    'transpose',
+  }
+)
+
+
+def _all_but_moves(primitive: Any, *_: Any, **__: Any) -> bool:
+  return primitive.name not in _MOVES
+
+
+POLICIES: dict[str, Callable[..., bool]] = {
+  'none': _all_but_moves,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_saveable,
+    jax.checkpoint_policies.save_only_these_names(grouped.PRODUCTS),
+  ),
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class PerVisit(flax.struct.PyTreeNode):
+  """What every visit has its own of; leading axes of visits outside the scan.
+
+  Attributes:
+    index: its number.
+    rows: for every component the row of each level.
+    first: whether those are the rows' first visits; None where it is no matter.
+    state: collections of the layer other than parameters.
+    kv: (own, slot read, slot written) of keys and values; None: no reuse.
+    map: the same for attention weights.
+    past: which slots hold the same layer in other loops, whether those are
+      over, and the own slot; None: loops attend to themselves.
+  """
+
+  index: jax.Array
+  rows: Tables
+  first: Tables | None
+  state: Any
+  kv: Any
+  map: Any
+  past: Any
+
+
+class Carry(flax.struct.PyTreeNode):
+  """What a visit hands on to the next.
+
+  Attributes:
+    x_BLD: the residual stream.
+    kv: slots of keys and values, a leading axis of slots; None: no reuse.
+    map: slots of attention weights.
+    past: a slot of keys and values for every visit of the core.
+    observed: what layers observed, a leading axis of visits; empty where the
+      scan over visits hands it out.
+  """
+
+  x_BLD: jax.Array
+  kv: Any = None
+  map: Any = None
+  past: Any = None
+  observed: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+
+def visit(
+  layer: Layer,
+  leaves: Layout,
+  stored: dict[str, Any],
+  dropout: jax.Array | None,
+  context: Context,
+  carry: Carry,
+  this: PerVisit,
+) -> tuple[Carry, Any]:
+  """Picks this visit's rows and runs the layer on them.
+
+  Args:
+    layer: unbound.
+    leaves: its tensors.
+    stored: the bank.
+    dropout: a key that each visit derives its own from; None: no dropout.
+    context: what every visit sees.
+    carry: from the visit before.
+    this: this visit's own.
+
+  Returns:
+    The carry for the next, and (collections after the visit, what it observed).
+  """
+  found = components(layer.model)
+  weights = links.weights(stored, found, leaves, this.rows, this.first)
+  rngs = {}
+  if dropout is not None:
+    rngs['dropout'] = jax.random.fold_in(dropout, this.index)
+  (x_BLD, left), after = layer.apply(
+    {'params': weights, **this.state},
+    carry.x_BLD,
+    context.replace(
+      index=this.index,
+      kv=_found(carry.kv, this.kv),
+      map=_found(carry.map, this.map),
+      past=_past(carry.past, this.past),
+    ),
+    rngs=rngs,
+    mutable=list(this.state),
+  )
+  observed = {
+    name: buffer.at[this.index].set(left.observed[name], mode='drop')
+    for name, buffer in carry.observed.items()
+  }
+  carry = Carry(
+    x_BLD,
+    _kept(carry.kv, this.kv, left.kv),
+    _kept(carry.map, this.map, left.map),
+    _kept(carry.past, this.past, left.kv),
+    observed,
+  )
+  return carry, (after, left.observed)
+
+
+def over_visits(model: Model, body: Any, carry: Carry, visits: PerVisit) -> Any:
+  """Scans visits; `remat_group` of them are recomputed at a time."""
+  body = remat(body, POLICIES[model.remat])
+  if model.remat_group == 1:
+    return jax.lax.scan(body, carry, visits)
+
+  def group(carry: Carry, these: PerVisit) -> tuple[Carry, Any]:
+    return jax.lax.scan(body, carry, these)
+
+  groups = jax.tree.map(
+    lambda a: a.reshape(-1, model.remat_group, *a.shape[1:]), visits
+  )
+  carry, out = jax.lax.scan(remat(group, POLICIES['full']), carry, groups)
+  return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
+
+
+def slots(model: Model, x_BLD: jax.Array) -> Any:
+  """For keys and values, and for maps: the visits' slots, and empty ones."""
+  b, length, _ = x_BLD.shape
+  heads, kv_heads, width = model.num_heads, model.num_kv_heads, model.head_dim
+  dtype = jnp.dtype(model.dtype)
+  keys = jax.ShapeDtypeStruct((b, length, kv_heads, width), dtype)
+  weights = jax.ShapeDtypeStruct((b, heads, length, length), dtype)
+  return (
+    _empty(model, model.sharing.kv_source, (keys, keys)),
+    _empty(model, model.sharing.map_source, weights),
+  )
+
+
+def _empty(model: Model, source: str, one: Any) -> Any:
+  """The visits' slots, and empty ones; (None, None) where nothing is reused."""
+  plan = reuse.plan(table.owners(source or 'none', model.num_layers))
+  if not plan.slots:
+    return None, None
+  empty = jax.tree.map(
+    lambda s: jnp.zeros((plan.slots, *s.shape), s.dtype), one
+  )
+  return _slots(plan), empty
+
+
+def loop_slots(model: Model, x_BLD: jax.Array) -> Any:
+  """The visits' slots of other loops' keys and values, and empty ones."""
+  if model.depth.attention == 'loop':
+    return None, None
+  p, c, times, _ = loops(model)
+  visits = np.arange(model.num_layers) - p
+  inside = (visits >= 0) & (visits < c * times)
+  slots = visits[:, None] % c + c * np.arange(times)[None]
+  over = inside[:, None] & (np.arange(times)[None] < visits[:, None] // c)
+  shape = (c * times, *x_BLD.shape[:2], model.num_kv_heads, model.head_dim)
+  empty = jnp.zeros(shape, jnp.dtype(model.dtype))
+  return {
+    'slots': jnp.array(np.where(inside[:, None], slots, 0)),
+    'over': jnp.array(over),
+    'write': jnp.array(np.where(inside, visits, c * times)),
+  }, (empty, empty)
+
+
+def _past(slots: Any, plan: Any) -> Past | None:
+  """What other loops left for this visit."""
+  if plan is None:
+    return None
+  made = jax.tree.map(lambda s: s[plan['slots']], slots)
+  return Past(made, plan['over'])
+
+
+def first_visits(tables: Tables) -> Tables:
+  """Whether a visit is the first of the row it reads."""
+
+  def first(rows: jax.Array) -> jax.Array:
+    same = rows[:, None] == rows[None]
+    return ~jnp.tril(same.swapaxes(1, 2).swapaxes(0, 1), -1).any(-1).T
+
+  return jax.tree.map(first, tables)
+
+
+def _slots(plan: reuse.Plan) -> dict[str, jax.Array]:
+  return {
+    'own': jnp.array(plan.own),
+    'read': jnp.array(plan.read),
+    'write': jnp.array(plan.write),
+  }
+
+
+def _found(slots: Any, plan: Any) -> Reuse | None:
+  """What an earlier layer left for this one."""
+  if plan is None:
+    return None
+  made = jax.tree.map(lambda s: _at(s, plan['read']), slots)
+  return Reuse(plan['own'], made)
+
+
+def _kept(slots: Any, plan: Any, made: Any) -> Any:
+  """The slots after this layer has left what it made."""
+  if plan is None:
+    return None
+  return jax.tree.map(
+    lambda s, new: s.at[plan['write']].set(new, mode='drop'), slots, made
+  )
+
+
+def _at(slots: jax.Array, index: jax.Array) -> jax.Array:
+  return jax.lax.dynamic_index_in_dim(slots, index, axis=0, keepdims=False)
+
+
+def remat(body: Any, policy: Callable[..., bool]) -> Any:
+  """`body`, of which the backward pass keeps what the policy says."""
+  return jax.checkpoint(body, policy=policy, prevent_cse=False)
