@@ -4,12 +4,12 @@ Letters: N layers (visits), D model width, H query heads, G key/value heads, K
 head width, F feed-forward width, V vocabulary, E embedding width, L length.
 """
 
+import math
 from typing import Any
 
-from shared_tfm.config import Config, Model, shapes
-from shared_tfm.sharing import table
+from shared_tfm.config import GATED, Config, Model, loops, shapes, sides
+from shared_tfm.sharing import levels, table
 
-COMPONENTS = ('attention', 'feed_forward', 'norm')
 SOURCES = ('kv_source', 'map_source')
 BYTES = {'float32': 4, 'bfloat16': 2}
 
@@ -21,16 +21,30 @@ def outer_parameters(model: Model) -> dict[str, int]:
   scored = e if encoder or model.tie_embeddings else d
   sizes = {
     'embedding.token': v * e,
-    'embedding.position': model.max_len * e * (model.position == 'learned'),
+    'embedding.position': model.max_len
+    * e
+    * ((model.position, model.positions_at) == ('learned', 'input')),
     'embedding.type': model.type_vocab_size * e,
     'embedding.norm': _norm(model, e) * model.embed_norm,
-    'embedding.project': _linear(model, e, d) * (e != d),
+    'embedding.project': _widening(model),
     'norm': _norm(model, d) * (model.norm_position != 'post'),
     'head.project': _linear(model, d, e) * (encoder or scored != d),
     'head.norm': _norm(model, e) * encoder,
-    'head.bias': v * encoder,
+    'head.bias': v * (encoder or model.head_bias),
     'head.table': scored * v * (not model.tie_embeddings),
   }
+  if model.family == 'encoder_decoder':
+    inputs = ('embedding.position', 'embedding.norm', 'embedding.project')
+    sizes |= {n.replace('embedding', 'source'): sizes[n] for n in inputs}
+    sizes['source.token'] = sizes['embedding.token'] * (not model.tie_source)
+    sizes['encoder_norm'] = sizes['norm']
+  for name, width in sides.resizes(model).items():
+    other = d + model.core_width - width
+    sizes[name] = _linear(model, other, width) + _norm(model, width)
+  prefixes = {'stack': 'controls', 'encoder': 'encoder_controls'}
+  for name, stack in sides.stacks(model).items():
+    for part, size in loops.control_parameters(stack).items():
+      sizes[f'{prefixes[name]}.{part}'] = size
   return {name: size for name, size in sizes.items() if size}
 
 
@@ -45,22 +59,20 @@ def parameters(model: Model) -> dict[str, int]:
     'layers_applied': the part of stored and applied inside the layers.
   """
   stored = applied = 0
-  for path, tensor in shapes.layer(model).items():
-    component = shapes.component_of(model, path)
-    stored += component.stored(*tensor)
-    applied += tensor.size * component.readers(model.num_layers)
-  stored += sum(
-    component.templates * model.num_layers
-    for component in shapes.components(model).values()
-  )
+  for stack in sides.stacks(model).values():
+    for path, tensor in shapes.layer(stack).items():
+      component = shapes.component_of(stack, path)
+      stored += component.stored(tensor.shape, tensor.units, tensor.axis)
+      applied += tensor.size * component.readers(stack.num_layers)
+    stored += sum(math.prod(mix) for mix in shapes.mixes(stack).values())
   outer = outer_parameters(model)
   outside = sum(outer.values())
   embedding = sum(
     size
     for name, size in outer.items()
-    if name.startswith('embedding.')
+    if name.startswith(('embedding.', 'source.'))
     or name == 'head.table'
-    or (name == 'head.project' and model.family == 'decoder')
+    or (name == 'head.project' and model.family != 'encoder')
   )
   return {
     'stored': stored + outside,
@@ -79,9 +91,13 @@ def flops_per_token(model: Model, length: int | None = None) -> dict[str, int]:
   layer, the scores and the mixing of values 2LHK each (every query meets every
   key, which is what a dense product computes for a causal mask too); and once
   the projections between E and D, 2DE each, and the logits. A layer that reuses
-  keys and values, or an attention map, does not make them. Sharing of weights
+  keys and values, or an attention map, does not make them. Of experts, those
+  that a token uses are counted, and their router. Sharing of weights
   changes nothing; what levels and templates cost is not counted, since it does
-  not grow with the tokens.
+  not grow with the tokens. Depth that adapts is counted as if every token ran
+  all loops, but for expert_choice, whose loops gather what they select; the
+  head is counted once. An encoder-decoder reads one token of a source and
+  one of a target, both texts being L long.
 
   Args:
     model: the network.
@@ -93,57 +109,83 @@ def flops_per_token(model: Model, length: int | None = None) -> dict[str, int]:
     Recomputation is not counted.
   """
   d, e, v = model.d_model, model.embed_dim, model.vocab_size
-  heads = model.num_heads * model.head_dim
-  n, length = model.num_layers, length or model.max_len
+  length = length or model.max_len
   layers = sum(
-    2 * tensor.size * shapes.component_of(model, path).readers(n)
-    for path, tensor in shapes.layer(model).items()
-    if len(tensor.shape) > 1
+    _layer_flops(stack, length) for stack in sides.stacks(model).values()
   )
-  layers += 2 * length * heads * (n + _makers(model, model.sharing.map_source))
   outer = outer_parameters(model)
   scored = e if model.family == 'encoder' or model.tie_embeddings else d
-  projections = ('embedding.project' in outer) + ('head.project' in outer)
-  forward = layers + 2 * d * e * projections + 2 * scored * v
+  widened = sum(f'{name}.project' in outer for name in ('embedding', 'source'))
+  forward = layers + 2 * scored * v + widened * _widening_flops(model, length)
+  forward += 2 * d * e * ('head.project' in outer)
+  forward += 2 * d * model.core_width * len(sides.resizes(model))
   return {'forward': forward, 'train': 3 * forward}
+
+
+def _layer_flops(stack: Model, length: int) -> int:
+  """Of all layers of one stack, forward, for one token."""
+  n = stack.num_layers
+  total = sum(
+    round(2 * tensor.size * tensor.used)
+    * shapes.component_of(stack, path).readers(n)
+    for path, tensor in shapes.layer(stack).items()
+    if len(tensor.shape) > 1
+  )
+  products: float = n + _makers(stack, stack.sharing.map_source)
+  products += 2 * n * ('cross_attention' in stack.sublayers)
+  shares = loops.shares(stack)
+  total = round(total * sum(shares) / n)
+  products *= sum(share**2 for share in shares) / n
+  products += 2 * (sum(loops.attended_loops(stack)) - n)
+  return total + round(2 * length * stack.num_heads * stack.head_dim * products)
 
 
 def kv_bytes_per_token(model: Model) -> int:
   """Bytes of keys and values a decoder keeps for each token, one set a visit.
 
-  2 G K entries in the computation's dtype for every layer that makes its own.
-  An encoder keeps none.
+  G K keys and as many values, in the computation's dtype, for every layer that
+  makes its own; one that reuses an attention map needs no keys. An encoder
+  keeps none; what a decoder keeps of a source is not counted.
   """
   if model.family == 'encoder':
     return 0
-  layers = _makers(model, model.sharing.kv_source)
-  entries = 2 * layers * model.num_kv_heads * model.head_dim
-  return entries * BYTES[model.dtype]
+  entries = 0.0
+  for name, stack in sides.stacks(model).items():
+    if name.startswith('encoder'):
+      continue
+    sharing = stack.sharing
+    kept: float = _makers(stack, sharing.kv_source)
+    kept += _makers(stack, sharing.kv_source or sharing.map_source)
+    kept *= sum(loops.shares(stack)) / stack.num_layers
+    entries += kept * stack.num_kv_heads * stack.head_dim
+  return round(entries * BYTES[model.dtype])
 
 
 def describe(config: Config) -> dict[str, Any]:
   """All of it as one object that JSON can hold.
 
-    Returns:
-  XX the three components and for
-      each part that has a spec of its own; 'params', 'sharing_ratio' (applied /
-      stored, layers only), 'flops_per_token', 'kv_bytes_per_token',
-      'weight_bytes' (stored parameters in float32).
+  Returns:
+    'owners' and 'specs' of every component, and of each part that has a spec of
+    its own ('owners' are those of a sum's first level, None where a layer reads
+    no row of its own or mixes templates); 'params', 'sharing_ratio' (applied /
+    stored, layers only), 'flops_per_token', 'kv_bytes_per_token',
+    'weight_bytes' (stored parameters in float32).
   """
   model = config.model
   counts = parameters(model)
   ratio = counts.pop('layers_applied') / counts.pop('layers_stored')
-  sources = {
-    name: list(table.owners(spec, model.num_layers))
-    for name in SOURCES
-    if (spec := getattr(model.sharing, name))
-  }
+  owners: dict[str, Any] = {}
+  texts: dict[str, str] = {}
+  for side, stack in sides.sides(model).items():
+    at = '' if side == 'stack' else f'{side}.'
+    for name, spec in specs(stack).items():
+      texts[at + name], owners[at + name] = spec, _owners(stack, name)
+    for name in SOURCES:
+      if spec := getattr(stack.sharing, name):
+        owners[at + name] = list(table.owners(spec, stack.num_layers))
   return {
-    'owners': {
-      **{name: _owners(model, name) for name in specs(model)},
-      **sources,
-    },
-    'specs': specs(model),
+    'owners': owners,
+    'specs': texts,
     'params': counts,
     'sharing_ratio': ratio,
     'flops_per_token': flops_per_token(model),
@@ -152,24 +194,62 @@ def describe(config: Config) -> dict[str, Any]:
   }
 
 
-def specs(model: Model) -> dict[str, str]:
+def specs(stack: Model) -> dict[str, str]:
   """The spec of each component, and of each part that has its own."""
-  given = model.sharing.specs()
-  names = dict.fromkeys((*COMPONENTS, *given))
-  names.pop(table.ROOT)
-  return {name: given[table.resolve(given, name)] for name in names}
+  given = stack.sharing.specs()
+  joint = dict(stack.joint) if isinstance(stack, sides.Side) else {}
+  given |= {name: str(component.spec) for name, component in joint.items()}
+  held = shapes.layer(stack)
+  parts = dict.fromkeys(path.partition('.')[0] for path in held)
+  names = dict.fromkeys((*parts, *given))
+  found = {}
+  for name in names:
+    if name.partition('.')[0] in parts:
+      spec = levels.parse(given[table.resolve(given, name)])
+      found[name] = str(spec.of(_axes(stack, name)))
+  return found
 
 
 def _owners(model: Model, name: str) -> list[int | None]:
-  component = shapes.component_of(model, name)
-  if not component.owners or component.templates:
+  component, axes = shapes.component_of(model, name), _axes(model, name)
+  if not component.owners or (component.templates and axes > 1):
     return [None] * model.num_layers
-  return [None if row < 0 else row for row in component.owners[0]]
+  rows = component.owners[component.spec.terms(axes)[0]][component.here]
+  return [None if row < 0 else row for row in rows]
+
+
+def _axes(model: Model, name: str) -> int:
+  """2 where a component or part has a matrix, 1 where it is all vectors."""
+  parts = shapes.matrices(model)
+  return 1 + any(f'{part}.'.startswith(f'{name}.') for part in parts)
 
 
 def _makers(model: Model, source: str) -> int:
   """How many layers make an activation that others may reuse."""
   return len(set(table.owners(source or 'none', model.num_layers)))
+
+
+def _widening(model: Model) -> int:
+  """What leads from E features to D."""
+  d, e = model.d_model, model.embed_dim
+  if model.embed_project == 'linear':
+    return _linear(model, e, d) * (e != d)
+  gates = model.activation in GATED
+  return (
+    (5 + gates) * _linear(model, e, e)
+    + _linear(model, e, d)
+    + _norm(model, e)
+    + _norm(model, d)
+  )
+
+
+def _widening_flops(model: Model, length: int) -> int:
+  """Of what leads from E features to D, forward, for one token."""
+  d, e = model.d_model, model.embed_dim
+  if model.embed_project == 'linear':
+    return 2 * d * e
+  gates = model.activation in GATED
+  return 2 * ((5 + gates) * e * e + e * d) + 4 * length * e
 
 
 def _linear(model: Model, inputs: int, outputs: int) -> int:

@@ -1,5 +1,6 @@
 """Counts from the config alone equal the real thing."""
 
+import functools
 import json
 import math
 import pathlib
@@ -13,11 +14,13 @@ import pytest
 
 from shared_tfm import accounting, config_file
 from shared_tfm import config as configs
+from shared_tfm.config import sides
 from shared_tfm.model import build
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
 MODELS = (
   {},
+  {'tables': 'state', 'sharing': {'layer': 'all', 'attention': 'cycle:2'}},
   {'family': 'encoder', 'norm_position': 'post', 'embed_norm': True},
   {'embed_dim': 16, 'type_vocab_size': 3},
   {'embed_dim': 16, 'tie_embeddings': False},
@@ -30,13 +33,35 @@ MODELS = (
     'activation': 'geglu',
     'sharing': {'layer': 'all', 'feed_forward_gate': 'sandwich'},
   },
+  {'sharing': {'layer': 'all'}, 'depth': {'rule': 'act', 'norm': True}},
+  {
+    'norm': 'rmsnorm',
+    'sharing': {'layer': 'cycle:2'},
+    'depth': {'rule': 'token_choice', 'injection': 'linear', 'norm': True},
+  },
+  {
+    'activation': 'swiglu',
+    'norm_position': 'peri',
+    'tie_embeddings': False,
+    'head_bias': True,
+    'sharing': {'layer': 'cycle:2', 'feed_forward_router': 'none'},
+    'experts': {'num_ff': 9, 'num_attention': 3},
+  },
+  {
+    'num_kv_heads': 1,
+    'sharing': {'layer': 'cycle:2', 'attention_router': 'all'},
+    'experts': {'style': 'sut', 'num_ff': 9, 'num_attention': 3},
+  },
 )
 
 
 def real_tree(config):
   """The shapes of a model's parameters."""
   tokens = jnp.zeros((1, 4), jnp.int32)
-  init = build(config).init
+  source = config.model.family == 'encoder_decoder'
+  init = functools.partial(
+    build(config).init, **({'source_BS': tokens} if source else {})
+  )
   return nn.unbox(jax.eval_shape(init, jax.random.key(0), tokens))['params']
 
 
@@ -48,20 +73,23 @@ def check(config):
   params = real_tree(config)
   counts = accounting.parameters(config.model)
   assert counts['stored'] == size(params)
-  assert counts['layers_stored'] == size(params['stack'])
-  embedding = size(params['embedding'])
+  stacks = sides.stacks(config.model)
+  stored = sum(size(params[name]) for name in stacks)
+  assert counts['layers_stored'] == stored
+  embedding = size(params['embedding']) + size(params.get('source', {}))
   head = params.get('head', {})
   embedding += size(head.get('table', {}))
-  if config.model.family == 'decoder':
+  if config.model.family != 'encoder':
     embedding += size(head.get('project', {}))
   assert counts['embedding'] == embedding
   assert counts['non_embedding'] == size(params) - embedding
-  one = [
-    leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(params['stack'])
-  ]
-  layers = config.model.num_layers * sum(one)
+  layers = sum(
+    stack.num_layers * leaf.size // leaf.shape[0]
+    for name, stack in stacks.items()
+    for leaf in jax.tree.leaves(params[name])
+  )
   assert counts['layers_applied'] == layers
-  assert counts['applied'] == size(params) - size(params['stack']) + layers
+  assert counts['applied'] == size(params) - stored + layers
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
@@ -225,3 +253,29 @@ def test_description_is_json():
   }
   assert described['weight_bytes'] == 4 * described['params']['stored']
   assert np.isclose(described['sharing_ratio'], 2.0, atol=0.2)
+
+
+def test_norms_are_described_by_what_they_store():
+  """Vectors have no products and templates: rows of tables alone."""
+  sharing = {
+    'layer': 'cycle:3+none@8',
+    'norm_attention': 'soft:2',
+    'norm_feed_forward': 'none@2+all+all@3',
+    'feed_forward': 'soft:3',
+  }
+  model = {'num_layers': 6, 'sharing': sharing}
+  described = accounting.describe(configs.cross({'model': model}))
+  assert described['specs'] == {
+    'attention': 'cycle:3+none@8',
+    'feed_forward': 'soft:3',
+    'norm': 'cycle:3',
+    'norm.attention': 'none',
+    'norm.feed_forward': 'all',
+  }
+  assert described['owners'] == {
+    'attention': [0, 1, 2, 0, 1, 2],
+    'feed_forward': [None] * 6,
+    'norm': [0, 1, 2, 0, 1, 2],
+    'norm.attention': [0, 1, 2, 3, 4, 5],
+    'norm.feed_forward': [0] * 6,
+  }

@@ -11,7 +11,7 @@ TOP = pathlib.Path(__file__).parents[1] / 'shared_tfm'
 # the config, whose specs are checked against the tables.
 LEVELS = (
   {'errors', 'files'},
-  {'sharing.table', 'config'},  # sharing.levels and sharing.reuse too
+  {'sharing.table', 'config'},  # and what room() puts beside the tables
   {'sharing', 'layers', 'accounting', 'config_file'},
   {'model'},
   {'data', 'tasks'},
@@ -20,6 +20,18 @@ LEVELS = (
   {'report'},
   {'__main__'},
 )
+TABLES = tuple(
+  f'sharing.{name}'
+  for name in (
+    'checks',
+    'component',
+    'drawing',
+    'levels',
+    'presets',
+    'reuse',
+    'table',
+  )
+)
 NEIGHBOURS = {('config', 'sharing.table')}
 NOT_FOR_DATA = {'sharing', 'layers', 'model', 'accounting', 'sharing.table'}
 FILES = sorted(TOP.rglob('*.py'))
@@ -27,7 +39,7 @@ FILES = sorted(TOP.rglob('*.py'))
 
 def room(module):
   """The room of a dotted module inside the package."""
-  if module.startswith(('sharing.table', 'sharing.levels', 'sharing.reuse')):
+  if module.startswith(TABLES):
     return 'sharing.table'
   return module.partition('.')[0]
 

@@ -4,25 +4,52 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from shared_tfm.config import shapes
+from shared_tfm.config import fitting, loops, shapes, sides
 from shared_tfm.config.fields import CHOICES, Config, Model
-from shared_tfm.errors import BadInput, need, unknown
-from shared_tfm.sharing import levels, table
+from shared_tfm.errors import need, unknown
 
 _MAY_BE_ZERO = {
+  'model.core_width',
+  'model.core_ff',
   'model.type_vocab_size',
+  'model.depth.prelude',
+  'model.depth.core',
+  'model.depth.coda',
+  'model.num_decoder_layers',
+  'model.experts.num_ff',
+  'model.experts.num_attention',
   'optimizer.warmup_steps',
   'train.eval_batches',
   'train.seed',
+  'train.visit_gradients_every',
+  'adapt.step',
   'data.max_bytes',
 }
+_MAY_BE_NONE = {  # -1, written for none
+  'model.d_ff',
+  'model.d_ff_encoder',
+  'model.d_ff_decoder',
+}
+_MAY_BE_NEGATIVE = {
+  'optimizer.visit_rate_power',
+  'optimizer.visit_decay_power',
+}
 _BELOW_ONE = {
+  'model.core_dropout',
   'model.dropout',
   'data.mask_rate',
   'optimizer.b1',
   'optimizer.b2',
 }
-_AT_MOST_ONE = {'optimizer.final_fraction', 'optimizer.decay_fraction'}
+_AT_MOST_ONE = {
+  'model.rotary_fraction',
+  'optimizer.final_fraction',
+  'optimizer.decay_fraction',
+  'adapt.threshold',
+  'adapt.decay',
+  'adapt.least',
+  'adapt.discount',
+}
 
 
 def checked(config: Config) -> Config:
@@ -35,12 +62,16 @@ def checked(config: Config) -> Config:
     if name in CHOICES and value not in CHOICES[name]:
       raise unknown(name, value, CHOICES[name])
   config = dataclasses.replace(config, model=_derived(config.model))
+  if config.adapt.method != 'none':
+    model = dataclasses.replace(config.model, tables='state')
+    config = dataclasses.replace(config, model=model)
   if not config.data.seq_len:
     data = dataclasses.replace(config.data, seq_len=config.model.max_len)
     config = dataclasses.replace(config, data=data)
   _check_ranges(config)
   _check_model(config.model)
   _check_training(config)
+  _check_adapting(config)
   return config
 
 
@@ -63,21 +94,32 @@ def _derived(model: Model) -> Model:
       'model.d_model must be divisible by num_heads unless head_dim is'
       f' given, got {model.d_model} and {heads}',
     )
-  return dataclasses.replace(
+  model = dataclasses.replace(
     model,
     num_kv_heads=model.num_kv_heads or heads,
     head_dim=model.head_dim or model.d_model // heads,
     d_ff=model.d_ff or 4 * model.d_model,
     embed_dim=model.embed_dim or model.d_model,
+    core_ff=model.core_ff or 4 * model.core_width,
+  )
+  if model.family != 'encoder_decoder':
+    return model
+  return dataclasses.replace(
+    model,
+    num_decoder_layers=model.num_decoder_layers or model.num_layers,
+    d_ff_encoder=model.d_ff_encoder or model.d_ff,
+    d_ff_decoder=model.d_ff_decoder or model.d_ff,
   )
 
 
 def _check_ranges(config: Config) -> None:
   for name, value in _leaves(dataclasses.asdict(config)):
-    if type(value) is int:
+    if name in _MAY_BE_NONE:
+      need(value >= -1, f'{name} must be at least -1, got {value}')
+    elif type(value) is int:
       least = 0 if name in _MAY_BE_ZERO else 1
       need(value >= least, f'{name} must be at least {least}, got {value}')
-    elif type(value) is float:
+    elif type(value) is float and name not in _MAY_BE_NEGATIVE:
       need(value >= 0, f'{name} must not be negative, got {value}')
     if name in _BELOW_ONE:
       need(value < 1, f'{name} must be below 1, got {value}')
@@ -92,32 +134,74 @@ def _check_model(model: Model) -> None:
     f' {model.num_heads} and {model.num_kv_heads}',
   )
   need(
-    model.position != 'rotary' or model.head_dim % 2 == 0,
+    model.position != 'rotary'
+    or model.head_dim % 2 == 0
+    or model.rotary_fraction < 1,
     f'rotary positions need an even head_dim, got {model.head_dim}',
   )
   need(
-    model.num_layers % model.remat_group == 0,
-    f'model.remat_group must divide num_layers {model.num_layers}, got'
-    f' {model.remat_group}',
+    model.head_dim * model.rotary_fraction >= 2,
+    'model.rotary_fraction needs to leave 2 features of head_dim'
+    f' {model.head_dim} to be rotated, got {model.rotary_fraction}',
   )
-  _check_sharing(model)
+  fitting.check_signals(model)
+  _check_experts(model)
+  fitting.check_sides(model)
+  if model.core_width:
+    fitting.check_core(model)
+  for stack in sides.stacks(model).values():
+    need(
+      stack.num_layers % stack.remat_group == 0,
+      f'model.remat_group must divide num_layers {stack.num_layers}, got'
+      f' {stack.remat_group}',
+    )
+    fitting.check_sharing(stack)
+    loops.check(stack)
 
 
-def _check_sharing(model: Model) -> None:
-  sharing = model.sharing
-  levels.check(sharing.specs(), model.num_layers, shapes.matrices(model))
+def _check_experts(model: Model) -> None:
+  given, sharing = model.experts, model.sharing
+  for experts, used in (
+    ('num_ff', 'top_k'),
+    ('num_attention', 'attention_top_k'),
+  ):
+    most, count = getattr(given, experts), getattr(given, used)
+    need(
+      not most or count <= most,
+      f'model.experts.{used} must be at most {experts} {most}, got {count}',
+    )
   need(
-    not (sharing.kv_source and sharing.map_source),
-    'kv_source and map_source cannot both be given: a layer that reuses an'
-    ' attention map has no keys',
+    model.norm_position != 'peri' or bool(given.num_ff),
+    "model.norm_position 'peri' normalises what feeds a router, and needs"
+    ' model.experts.num_ff, got 0',
   )
+  need(
+    not given.num_ff
+    or -1 not in (model.d_ff, model.d_ff_encoder, model.d_ff_decoder),
+    'model.experts.num_ff needs layers with a feed-forward network, got d_ff'
+    ' -1',
+  )
+  need(
+    not model.core_width or not (given.num_ff or given.num_attention),
+    f'model.core_width {model.core_width} needs layers without experts, got'
+    f' model.experts.num_ff {given.num_ff} and num_attention'
+    f' {given.num_attention}',
+  )
+  if not given.num_attention:
+    return
   for name in ('kv_source', 'map_source'):
-    spec = getattr(sharing, name)
-    if spec:
-      try:
-        table.owners(spec, model.num_layers)
-      except BadInput as error:
-        raise BadInput(f'model.sharing.{name}: {error}') from None
+    source = getattr(sharing, name) or getattr(model.sharing_decoder, name)
+    need(
+      not source,
+      f'model.sharing.{name} needs dense attention, got {source!r} and'
+      f' model.experts.num_attention {given.num_attention}',
+    )
+  heads = given.attention_top_k * model.num_kv_heads
+  need(
+    given.style != 'sut' or model.num_heads == heads,
+    'model.experts.style sut needs num_heads = attention_top_k *'
+    f' num_kv_heads = {heads}, got {model.num_heads}',
+  )
 
 
 def _check_training(config: Config) -> None:
@@ -136,4 +220,51 @@ def _check_training(config: Config) -> None:
     config.optimizer.warmup_steps <= train.num_steps,
     f'optimizer.warmup_steps must be at most train.num_steps'
     f' {train.num_steps}, got {config.optimizer.warmup_steps}',
+  )
+
+
+def _check_adapting(config: Config) -> None:
+  """What tables that change, and factors by visits, can be combined with."""
+  model, adapt, optimizer = config.model, config.adapt, config.optimizer
+  soft = [
+    str(component.spec)
+    for stack in sides.stacks(model).values()
+    for component in shapes.components(stack).values()
+    if component.templates
+  ]
+  by_visits = optimizer.visit_rate_power or optimizer.visit_decay_power
+  if by_visits:
+    need(
+      not soft and model.tables == 'fixed',
+      'optimizer.visit_rate_power and visit_decay_power count the visits of a'
+      f' fixed table, got {soft[0] if soft else "tables that change"}',
+    )
+  if model.tables == 'fixed':
+    return
+  given = model.sharing
+  need(
+    model.family != 'encoder_decoder',
+    'tables that change (adapt.method) need a model of one stack, got an'
+    ' encoder_decoder',
+  )
+  need(
+    not (soft or given.kv_source or given.map_source),
+    'tables that change (adapt.method) can be combined with no soft spec,'
+    ' kv_source or map_source, got'
+    f' {(soft or [given.kv_source or given.map_source])[0]}',
+  )
+  need(
+    optimizer.name != 'adafactor' or model.num_layers < 128,
+    'adafactor, which would factor the axis of rows, needs fewer than 128'
+    f' layers where tables change, got {model.num_layers}',
+  )
+  found = shapes.components(model)
+  adapted = [name for name, component in found.items() if component.owners]
+  for name in adapt.only.split(',') if adapt.only else ():
+    if name not in adapted:
+      raise unknown('component in adapt.only', name, adapted)
+  need(
+    adapt.rows <= model.num_layers,
+    f'adapt.rows must be at most num_layers {model.num_layers}, got'
+    f' {adapt.rows}',
   )

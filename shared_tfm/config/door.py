@@ -7,12 +7,13 @@ from typing import Any, TypeAlias
 
 import ml_collections
 
-from shared_tfm.config import checks
+from shared_tfm.config import checks, loops, preset
 from shared_tfm.config.fields import SHARING_FIELDS, Config, Sharing
 from shared_tfm.errors import BadInput, need, unknown
-from shared_tfm.sharing import levels
+from shared_tfm.sharing import levels, table
 
 Fields: TypeAlias = Mapping[str, Any] | ml_collections.ConfigDict
+PRESET = '@'  # stands before a preset where a sharing scheme may stand
 
 
 def default() -> ml_collections.ConfigDict:
@@ -78,7 +79,21 @@ def cross(config: Fields | Config) -> Config:
   """
   if isinstance(config, Config):
     return config
-  return checks.checked(_build(Config, complete(config)))
+  return checks.checked(preset.lay(_build(Config, complete(config))))
+
+
+def scheme_name(scheme: str) -> str:
+  """A sharing scheme or preset as it is known in a comparison.
+
+  Raises:
+    BadInput: neither; whether it fits a config is not asked here.
+  """
+  if scheme.strip().startswith(PRESET):
+    return ''.join(scheme.split())
+  return ' '.join(
+    spec if path == table.ROOT else f'{path}={spec}'
+    for path, spec in levels.assignments(scheme).items()
+  )
 
 
 def _build(kind: type, fields: Fields) -> Any:
@@ -93,20 +108,42 @@ def _build(kind: type, fields: Fields) -> Any:
   )
 
 
+def with_loops(config: Config, times: int) -> Config:
+  """The same stored weights with the core of the stack run `times` times.
+
+  Raises:
+    BadInput: see `loops.rerun`.
+  """
+  model = loops.rerun(config.model, times)
+  return checks.checked(dataclasses.replace(config, model=model))
+
+
 def with_sharing(config: Config, scheme: str) -> Config:
   """The same config under another sharing scheme.
 
   Args:
     config: any config; its own sharing is dropped.
-    scheme: see `levels.assignments`, such as 'cycle:3' or 'attention=all'.
+    scheme: see `levels.assignments`, such as 'cycle:3' or 'attention=all'; or a
+      preset, '@albert:4'. Of an encoder-decoder it is for both sides; what
+      begins with 'decoder.' is for the decoder: 'all decoder.attention=none'.
 
   Raises:
-    BadInput: a component that does not exist, or a spec that does not fit.
+    BadInput: a component or preset that does not exist, or one that does not
+      fit.
   """
-  fields = {}
-  for path, spec in levels.assignments(scheme).items():
-    if path not in SHARING_FIELDS:
-      raise unknown('component', path, SHARING_FIELDS)
-    fields[SHARING_FIELDS[path]] = spec
-  model = dataclasses.replace(config.model, sharing=Sharing(**fields))
-  return checks.checked(dataclasses.replace(config, model=model))
+  both: dict[str, str] = {}
+  decoder = {'layer': ''}
+  if not scheme.startswith(PRESET):
+    for name, spec in levels.assignments(scheme).items():
+      path = name.removeprefix('decoder.')
+      if path not in SHARING_FIELDS:
+        raise unknown('component', path, SHARING_FIELDS)
+      fields = both if path == name else decoder
+      fields[SHARING_FIELDS[path]] = spec
+  model = dataclasses.replace(
+    config.model, sharing=Sharing(**both), sharing_decoder=Sharing(**decoder)
+  )
+  config = dataclasses.replace(config, model=model)
+  if scheme.startswith(PRESET):
+    config = preset.put(config, scheme.removeprefix(PRESET))
+  return checks.checked(config)

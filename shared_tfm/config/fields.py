@@ -7,15 +7,54 @@ import dataclasses
 from typing import Any
 
 CHOICES = {
-  'model.family': ('decoder', 'encoder'),
+  'model.family': ('decoder', 'encoder', 'encoder_decoder'),
   'model.activation': ('gelu', 'gelu_tanh', 'relu', 'swiglu', 'geglu'),
   'model.norm': ('layernorm', 'rmsnorm', 'batchnorm'),
-  'model.norm_position': ('pre', 'post', 'sandwich'),
+  'model.norm_position': ('pre', 'post', 'sandwich', 'peri'),
   'model.position': ('learned', 'sinusoidal', 'rotary', 'none'),
+  'model.positions_at': ('input', 'every_layer'),
+  'model.step_signal': ('none', 'learned', 'sinusoidal'),
+  'model.embed_project': ('linear', 'safe'),
   'model.dtype': ('float32', 'bfloat16'),
   'model.residual_scale': ('none', 'depth'),
   'model.shared_gradient': ('sum', 'mean', 'owner'),
   'model.remat': ('none', 'full', 'dots'),
+  'model.experts.style': ('moeut', 'sut'),
+  'model.depth.rule': (
+    'fixed',
+    'act',
+    'ponder',
+    'random',
+    'exits',
+    'expert_choice',
+    'token_choice',
+    'two_level',
+  ),
+  'model.depth.injection': ('none', 'add', 'linear'),
+  'model.depth.attention': ('loop', 'all_loops'),
+  'model.depth.start': ('input', 'zeros', 'normal'),
+  'model.depth.act_sum': ('basic', 'accumulated'),
+  'model.depth.prior': ('geometric', 'uniform'),
+  'model.depth.criterion': (
+    'none',
+    'cdf',
+    'probability',
+    'entropy',
+    'kl',
+    'latent',
+    'argmax',
+  ),
+  'model.depth.router_function': ('softmax', 'sigmoid'),
+  'model.depth.balance': ('loss', 'bias', 'none'),
+  'model.tables': ('fixed', 'state'),
+  'adapt.method': (
+    'none',
+    'unshare_at',
+    'unshare_when',
+    'unshare_steps',
+    'q_network',
+    'merge',
+  ),
   'optimizer.name': ('adamw', 'adafactor', 'lion', 'lamb', 'muon'),
   'optimizer.schedule': (
     'constant',
@@ -50,18 +89,35 @@ class Sharing:
   attention_key: str = _part('attention.key')
   attention_value: str = _part('attention.value')
   attention_out: str = _part('attention.out')
+  attention_router: str = _part('attention.router')  # experts, style sut
+  attention_value_router: str = _part('attention.value_router')  # ... moeut
+  attention_out_router: str = _part('attention.out_router')
+  cross_attention: str = _part('cross_attention')  # of a decoder to a source
+  cross_attention_query: str = _part('cross_attention.query')
+  cross_attention_key: str = _part('cross_attention.key')
+  cross_attention_value: str = _part('cross_attention.value')
+  cross_attention_out: str = _part('cross_attention.out')
   feed_forward: str = _part('feed_forward')
   feed_forward_up: str = _part('feed_forward.up')
   feed_forward_gate: str = _part('feed_forward.gate')  # swiglu and geglu
   feed_forward_down: str = _part('feed_forward.down')
+  feed_forward_router: str = _part('feed_forward.router')  # experts
   norm: str = _part('norm')
   norm_attention: str = _part('norm.attention')
   norm_attention_out: str = _part('norm.attention_out')  # sandwich norms
+  norm_cross_attention: str = _part('norm.cross_attention')
+  norm_cross_attention_out: str = _part('norm.cross_attention_out')
+  position: str = _part('position')  # learned tables at every layer
+  step: str = _part('step')  # learned step signals
   norm_feed_forward: str = _part('norm.feed_forward')
   norm_feed_forward_out: str = _part('norm.feed_forward_out')
 
   kv_source: str = _part('kv_source')  # layers of one row read one K and V
   map_source: str = _part('map_source')  # ... and one attention map
+
+  # Components, with commas between them, whose table runs over the layers of
+  # the encoder and then over those of the decoder, as one list.
+  across: str = _part('across')
 
   def specs(self) -> dict[str, str]:
     """The specs of weights that were given, by dotted path; 'layer' first."""
@@ -69,7 +125,7 @@ class Sharing:
     return {
       path: spec
       for path, spec in given.items()
-      if spec and path not in ('kv_source', 'map_source')
+      if spec and path not in ('kv_source', 'map_source', 'across')
     }
 
 
@@ -79,18 +135,85 @@ SHARING_FIELDS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Experts:
+  """Mixtures of experts in place of dense maps; see layers/experts.py.
+
+  No expert has biases, whatever `use_bias` says of the rest. In style 'sut' an
+  expert has `num_kv_heads` query heads, and a token attends with `num_heads` =
+  `attention_top_k` * `num_kv_heads` of them.
+  """
+
+  style: str = 'moeut'  # sigmoid gates and SwitchHead; sut: softmax, MoMHA
+  num_ff: int = 0  # experts of the feed-forward network; 0: it is dense
+  ff_width: int = 128  # F of each
+  top_k: int = 8  # of them that a token uses
+  num_attention: int = 0  # per head, in style sut of the layer; 0: dense
+  attention_top_k: int = 2
+  ff_balance: float = 0.01  # of the loss that keeps experts in use
+  attention_balance: float = 0.001
+
+
+@dataclasses.dataclass(frozen=True)
+class Depth:
+  """How often the core of the stack is run, and for which tokens.
+
+  The core is what loops: C layers, R times, between a prelude of P layers and a
+  coda of K. It is read off the layer's spec (all, cycle, middle_cycle,
+  recurrent) unless `core` says otherwise. See model/depth.py and routing.py.
+  """
+
+  rule: str = 'fixed'
+  prelude: int = 0  # P, where core is given
+  core: int = 0  # C; 0: read off sharing.layer
+  coda: int = 0  # K, where core is given
+  injection: str = 'none'  # of the core's first input into every loop
+  start: str = 'input'  # what the first loop starts from
+  start_std: float = 1.0  # start normal
+  norm: bool = False  # a norm after every loop
+  attention: str = 'loop'  # to the loop's own keys, or all loops' so far
+  act_sum: str = 'basic'  # which of T2T's two accumulations
+  halt_bias: float = 1.0  # act, ponder: where halting units start
+  halt_epsilon: float = 0.01  # act: a token halts at 1 - epsilon
+  halt_weight: float = 0.01  # act: of the loss of pondering
+  prior: str = 'geometric'  # ponder: what halting is drawn to
+  prior_rate: float = 0.2  # ponder: of the geometric prior
+  prior_weight: float = 0.01  # ponder: of the divergence from the prior
+  mean_loops: float = 32.0  # random: of the loops of a training step
+  sigma: float = 0.5  # random: spread of their rate's logarithm
+  backprop_loops: int = 8  # random, two_level: last loops that are trained
+  exit_weight: float = 0.1  # exits: of the loss after every loop but the last
+  criterion: str = 'none'  # when a token leaves the loop at evaluation
+  threshold: float = 0.9  # of the criterion
+  router_alpha: float = 0.1  # expert_choice: times the sigmoid gate
+  router_loss: float = 0.001  # expert_choice: of predicting the selection
+  router_function: str = 'softmax'  # token_choice
+  balance: str = 'loss'  # token_choice: how loops are kept in use
+  balance_weight: float = 0.1  # of the loss, or the step of the bias
+  z_loss: float = 0.0  # routing: of squared log-partition functions
+  inner_loops: int = 2  # two_level: low-level runs for each high-level one
+  supervision: int = 1  # two_level: segments, each scored, detached in between
+
+
+@dataclasses.dataclass(frozen=True)
 class Model:
   """The network. Letters as in design: N, D, H, G, K, F, V, E, L."""
 
   family: str = 'decoder'
   num_layers: int = 6  # N: the number of visits, however few rows are stored
+  num_decoder_layers: int = 0  # of an encoder_decoder; 0: num_layers
   d_model: int = 128  # D
   num_heads: int = 4  # H
   num_kv_heads: int = 0  # G; 0: one for each head
   head_dim: int = 0  # K; 0: d_model / num_heads
-  d_ff: int = 0  # F; 0: 4 * d_model
+  d_ff: int = 0  # F; 0: 4 * d_model; -1: layers without a feed-forward network
+  d_ff_encoder: int = 0  # of an encoder_decoder's encoder; 0: d_ff; -1: none
+  d_ff_decoder: int = 0  # ... and of its decoder
   vocab_size: int = 258  # V; 258 is what the tokenizer 'bytes' needs
   embed_dim: int = 0  # E; 0: d_model, else tables are factorised (ALBERT)
+  embed_project: str = 'linear'  # from E to D; safe: by a small layer
+  core_width: int = 0  # of all layers but the first and the last; 0: d_model
+  core_ff: int = 0  # their feed-forward width; 0: 4 * core_width
+  core_dropout: float = 0.05  # where the width changes
   max_len: int = 128  # L
   type_vocab_size: int = 0  # segment types (BERT); 0: none
   activation: str = 'gelu'
@@ -99,16 +222,52 @@ class Model:
   norm_position: str = 'pre'
   embed_norm: bool = False  # a norm after the sum of embeddings (BERT)
   position: str = 'learned'
+  positions_at: str = 'input'  # every_layer: added before each layer, too
+  step_signal: str = 'none'  # what tells a layer which visit it is
   rope_theta: float = 10000.0
+  rotary_fraction: float = 1.0  # of each head's width that is rotated
   use_bias: bool = True
   tie_embeddings: bool = True
+  head_bias: bool = False  # of the logits; an encoder's head always has one
+  tie_source: bool = True  # source and target have one token table
   dropout: float = 0.0
   dtype: str = 'float32'  # of the computation; parameters stay float32
   residual_scale: str = 'none'  # depth: sublayers add y / sqrt(2 N)
   shared_gradient: str = 'sum'  # of a row's visits: sum, mean, owner's only
+  tables: str = 'fixed'  # state: in the train state, as `adapt` needs it
   remat: str = 'none'  # what backward recomputes; see model/stack.py
   remat_group: int = 1  # keep only every k-th layer input, recompute the rest
   sharing: Sharing = Sharing()
+  sharing_decoder: Sharing = Sharing(layer='')  # where it differs from sharing
+  depth: Depth = Depth()
+  experts: Experts = Experts()
+
+  @property
+  def causal(self) -> bool:
+    """Whether a position sees only itself and what came before."""
+    return self.family in ('decoder', 'encoder_decoder')
+
+  @property
+  def sublayers(self) -> tuple[str, ...]:
+    """What a layer is made of, in order: each adds to the residual stream."""
+    cross = ('cross_attention',) * (self.family == 'encoder_decoder')
+    feed_forward = ('feed_forward',) * (self.d_ff > 0)
+    return ('attention', *cross, *feed_forward)
+
+  @property
+  def depth_applied(self) -> int:
+    """Visits of the whole stack, of which this may be a part."""
+    return self.num_layers
+
+  @property
+  def first_visit(self) -> int:
+    """The number of the first visit in the whole stack."""
+    return 0
+
+  @property
+  def memory_width(self) -> int:
+    """D of what cross-attention reads."""
+    return self.d_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +284,10 @@ class Optimizer:
   b2: float = 0.98
   eps: float = 1e-8
   weight_decay: float = 0.01
-  decay_mask: str = 'kernel'  # leaf names that decay; '' for every one
+  decay_mask: str = 'kernel'  # names of tensors that decay; '' for every one
   clip_norm: float = 1.0  # 0: no clipping
+  visit_rate_power: float = 0.0  # a row's rate is times its visits to this
+  visit_decay_power: float = 0.0  # ... and so is its weight decay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +302,31 @@ class Train:
   log_every: int = 10
   checkpoint_every: int = 100
   keep: int = 2  # latest checkpoints kept, beside the best
+  visit_gradients_every: int = 0  # log cosines between visits' gradients
   seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapt:
+  """Tables that change during training; they start as the specs say.
+
+  Every component is adapted by itself. See train/adapt.py.
+  """
+
+  method: str = 'none'
+  only: str = ''  # components, with commas between; empty: all
+  step: int = 0  # of the first change or check; 0: `every`
+  every: int = 100  # steps from one to the next
+  threshold: float = 0.5  # unshare_when: of gradient correlation
+  patience: int = 3  # unshare_when: checks in a row below it
+  rows: int = 1  # merge: how many are left
+  decay: float = 0.95  # q_network: of epsilon, from 1, at every round
+  least: float = 0.01  # q_network: where epsilon stays
+  discount: float = 0.99  # q_network: of later rewards
+  width: int = 128  # q_network: of its hidden layer
+  learning_rate: float = 1e-3  # q_network: its own
+  replay: int = 256  # q_network: decisions remembered
+  batch_size: int = 32  # q_network: of them in an update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +345,15 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Everything one run needs."""
+  """Everything one run needs.
 
+  `preset` names what a published system shares; see sharing/presets.py. Its
+  fields are laid under the config's own, and it is '' from then on.
+  """
+
+  preset: str = ''
   model: Model = Model()
   optimizer: Optimizer = Optimizer()
   train: Train = Train()
+  adapt: Adapt = Adapt()
   data: Data = Data()

@@ -1,0 +1,175 @@
+"""How the parts of a model fit together: sides, widths, specs, positions.
+
+Every function raises BadInput with the rule that is broken and what was given.
+"""
+
+from shared_tfm.config import loops, shapes, sides
+from shared_tfm.config.fields import SHARING_FIELDS, Model
+from shared_tfm.errors import BadInput, need, unknown
+from shared_tfm.sharing import checks, table
+
+
+def check_sides(model: Model) -> None:
+  """What only an encoder-decoder has, and how its sides fit together."""
+  sharing, other = model.sharing, model.sharing_decoder
+  if model.family != 'encoder_decoder':
+    given = {
+      'num_decoder_layers': model.num_decoder_layers,
+      'd_ff_encoder': model.d_ff_encoder,
+      'd_ff_decoder': model.d_ff_decoder,
+      'sharing.across': sharing.across,
+      'sharing_decoder': other.specs(),
+    }
+    for name, value in given.items():
+      need(
+        not value,
+        f"model.{name} is for family 'encoder_decoder', got {value!r} and"
+        f' family {model.family!r}',
+      )
+    return
+  need(
+    not model.type_vocab_size,
+    'an encoder_decoder has no segment types, got model.type_vocab_size'
+    f' {model.type_vocab_size}',
+  )
+  need(
+    model.depth.rule in ('fixed', 'act'),
+    f"an encoder_decoder needs model.depth.rule 'fixed' or 'act', got"
+    f' {model.depth.rule!r}',
+  )
+  names = sides.across(model)
+  need(
+    not other.across,
+    'model.sharing.across is for both sides; model.sharing_decoder has none,'
+    f' got {other.across!r}',
+  )
+  for name in names:
+    _check_across(model, name)
+  specs = sharing.specs()
+  checks.check(
+    {name: specs[table.resolve(specs, name)] for name in names},
+    model.num_layers + model.num_decoder_layers,
+    shapes.matrices(model),
+    shapes.units(model),
+  )
+
+
+def _check_across(model: Model, name: str) -> None:
+  where = 'model.sharing.across'
+  allowed = [
+    path
+    for path in SHARING_FIELDS
+    if not path.startswith((*sides.ONLY_DECODER, 'across'))
+    and not path.endswith('_source')
+  ]
+  if name not in allowed:
+    raise unknown(where, name, allowed)
+  for path in model.sharing_decoder.specs():
+    need(
+      table.resolve({name: 0}, path) != name
+      or path.startswith(sides.ONLY_DECODER),
+      f'{where} names {name}, whose one table is in model.sharing; got'
+      f' model.sharing_decoder.{SHARING_FIELDS[path]} too',
+    )
+  need(
+    model.d_ff_encoder == model.d_ff_decoder
+    or (
+      name not in ('layer', 'feed_forward')
+      and not name.startswith('feed_forward.')
+    ),
+    f'{where} {name} needs feed-forward networks of one width, got'
+    f' d_ff_encoder {model.d_ff_encoder}, d_ff_decoder {model.d_ff_decoder}',
+  )
+
+
+def check_core(model: Model) -> None:
+  """Layers of another width between the first and the last."""
+  core = f'model.core_width {model.core_width}'
+  for name, value, plain in (
+    ('sharing.across', model.sharing.across, ''),
+    ('tables', model.tables, 'fixed'),
+    ('experts.num_ff', model.experts.num_ff, 0),
+    ('experts.num_attention', model.experts.num_attention, 0),
+  ):
+    need(value == plain, f'{core} cannot go with model.{name} {value!r}')
+  need(
+    loops.is_plain(model),
+    f'{core} needs a fixed depth, got model.depth.rule {model.depth.rule!r}',
+  )
+  need(
+    model.d_ff > 0 and min(model.d_ff_encoder, model.d_ff_decoder) >= 0,
+    f'{core} needs layers with a feed-forward network, got d_ff -1',
+  )
+  need(
+    model.core_width % model.num_heads == 0
+    or model.num_heads * model.head_dim != model.d_model,
+    f'{core} must be divisible by num_heads {model.num_heads}',
+  )
+  for side in sides.sides(model).values():
+    need(
+      side.num_layers >= 3,
+      f'{core} needs num_layers of at least 3, got {side.num_layers}',
+    )
+    for name in ('kv_source', 'map_source'):
+      given = getattr(side.sharing, name)
+      need(not given, f'{core} cannot go with model.sharing.{name} {given!r}')
+    check_sharing(side)
+    for name, component in shapes.components(side).items():
+      for owners in component.owners:
+        first, *middle, last = owners
+        need(
+          first != last
+          and not {first, last} & {*middle}
+          and not component.templates,
+          f'{core} needs a first and a last layer with rows of their own, as'
+          f' sandwich has; {name} has {component.spec}',
+        )
+
+
+def check_sharing(model: Model) -> None:
+  """The specs of one stack."""
+  sharing = model.sharing
+  joint = dict(model.joint) if isinstance(model, sides.Side) else {}
+  specs = {n: s for n, s in sharing.specs().items() if n not in joint}
+  need(
+    not (sharing.kv_source and sharing.map_source),
+    'kv_source and map_source cannot both be given: a layer that reuses an'
+    ' attention map has no keys',
+  )
+  for name in ('kv_source', 'map_source'):
+    spec = getattr(sharing, name)
+    if spec:
+      try:
+        table.owners(spec, model.num_layers)
+      except BadInput as error:
+        raise BadInput(f'model.sharing.{name}: {error}') from None
+  checks.check(
+    specs,
+    model.num_layers,
+    shapes.matrices(model),
+    shapes.units(model),
+    sides.readers(model),
+  )
+
+
+def check_signals(model: Model) -> None:
+  """What goes into the layers: embeddings and positions."""
+  need(
+    model.positions_at == 'input'
+    or model.position in ('learned', 'sinusoidal'),
+    "model.positions_at 'every_layer' is for learned and sinusoidal positions,"
+    f' got {model.position!r}',
+  )
+  if model.embed_project == 'linear':
+    return
+  safe, e = "model.embed_project 'safe'", model.embed_dim
+  need(
+    e != model.d_model,
+    f'{safe} needs an embed_dim other than d_model, got {e}',
+  )
+  even = 2 if model.position == 'rotary' else 1
+  need(
+    e % (even * model.num_heads) == 0,
+    f'{safe} needs embed_dim divisible by {even * model.num_heads}, so that'
+    f' {model.num_heads} heads share it, got {e}',
+  )

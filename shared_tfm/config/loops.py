@@ -1,0 +1,246 @@
+"""How the visits of a model divide into loops, and what rules of depth need."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+from shared_tfm.config import shapes
+from shared_tfm.config.fields import Model
+from shared_tfm.errors import BadInput, need
+from shared_tfm.sharing import levels, table
+
+
+class Loops(NamedTuple):
+  """P visits, a core of C visits that loops `times` times, K visits."""
+
+  prelude: int
+  core: int
+  times: int
+  coda: int
+
+
+@functools.lru_cache
+def loops(model: Model) -> Loops:
+  """How the visits of a model divide into loops.
+
+  Raises:
+    BadInput: what `model.depth` says does not fit the number of layers.
+  """
+  n, depth = model.num_layers, model.depth
+  if depth.core:
+    rest = n - depth.prelude - depth.coda
+    need(
+      rest > 0 and rest % depth.core == 0,
+      'model.depth needs num_layers = prelude + core * loops + coda, got'
+      f' {n} and {depth.prelude} + {depth.core} * loops + {depth.coda}',
+    )
+    return Loops(depth.prelude, depth.core, rest // depth.core, depth.coda)
+  first = levels.parse(model.sharing.layer).levels[:1]
+  rows = first[0].table if first else table.Spec('none')
+  if rows.name == 'all':
+    return Loops(0, 1, n, 0)
+  if rows.name == 'cycle':
+    return Loops(0, rows.args[0], n // rows.args[0], 0)
+  if rows.name == 'middle_cycle':
+    return Loops(1, rows.args[0], (n - 2) // rows.args[0], 1)
+  if rows.name == 'recurrent':
+    p, c, times, k = rows.args
+    return Loops(p, c, times, k)
+  return Loops(0, n, 1, 0)
+
+
+def control_parameters(model: Model) -> dict[str, int]:
+  """How many parameters decide about depth, by part; see model/depth.py."""
+  depth, d = model.depth, model.d_model
+  halts = depth.rule in ('act', 'ponder')
+  routes = depth.rule in ('expert_choice', 'token_choice')
+  scale_and_bias = model.norm != 'rmsnorm' and model.use_bias
+  sizes = {
+    'halt': (d + 1) * halts,
+    'adapter': 2 * d * d * (depth.injection == 'linear'),
+    'router': d * loops(model).times * routes,
+    'norm': d * (2 if scale_and_bias else 1) * depth.norm,
+  }
+  return {name: size for name, size in sizes.items() if size}
+
+
+def shares(model: Model) -> tuple[float, ...]:
+  """The share of a sequence that each visit runs.
+
+  Less than 1 where tokens are gathered: loop r of R of expert_choice has (R -
+  r) / R of them. Reused keys and values are for all, so that none is left out.
+  """
+  p, c, times, k = loops(model)
+  if model.depth.rule != 'expert_choice' or model.sharing.kv_source:
+    return (1.0,) * model.num_layers
+  core = tuple((times - i // c) / times for i in range(c * times))
+  return (1.0,) * p + core + (1.0,) * k
+
+
+def attended_loops(model: Model) -> tuple[int, ...]:
+  """How many loops' keys each visit attends to."""
+  p, c, times, k = loops(model)
+  if model.depth.attention == 'loop':
+    return (1,) * model.num_layers
+  core = tuple(1 + i // c for i in range(c * times))
+  return (1,) * p + core + (1,) * k
+
+
+def check(model: Model) -> None:
+  """Checks what `model.depth` says.
+
+  Raises:
+    BadInput: the rule, and what was given.
+  """
+  depth = model.depth
+  p, _, times, k = loops(model)
+  rule = f'model.depth.rule {depth.rule}'
+  if depth.attention == 'all_loops':
+    plain = ('fixed', 'act', 'ponder', 'exits')
+    need(
+      depth.rule in plain and times > 1,
+      'model.depth.attention all_loops needs a core that loops and one of the'
+      f' rules {", ".join(plain)}, got {rule} and {times} loop'
+      f'{"s" * (times > 1)}',
+    )
+    need(
+      not (model.sharing.kv_source or model.sharing.map_source),
+      'model.depth.attention all_loops cannot be had with kv_source or'
+      ' map_source',
+    )
+  if is_plain(model):
+    return
+  if depth.rule != 'fixed':
+    need(
+      times > 1,
+      f'{rule} needs layers that loop: sharing.layer all, cycle, middle_cycle'
+      f' or recurrent, or model.depth.core; {model.sharing.layer!r} with'
+      f' {model.num_layers} layers runs its core once',
+    )
+  need(
+    model.norm != 'batchnorm',
+    f'batchnorm keeps statistics per visit and needs a fixed depth, got {rule}',
+  )
+  need(
+    model.remat_group == 1,
+    'model.remat_group is for a fixed depth without injection, got'
+    f' {model.remat_group} and {rule}',
+  )
+  need(
+    depth.rule != 'two_level' or times % (depth.inner_loops + 1) == 0,
+    'two_level needs as many loops as a multiple of inner_loops + 1 ='
+    f' {depth.inner_loops + 1}, got {times}',
+  )
+  need(
+    depth.rule != 'two_level' or depth.injection == 'none',
+    f'two_level injects by itself, got injection {depth.injection}',
+  )
+  need(
+    depth.rule != 'ponder' or 0 < depth.prior_rate < 1,
+    f'model.depth.prior_rate must lie between 0 and 1, got {depth.prior_rate}',
+  )
+  need(
+    depth.rule != 'random' or depth.mean_loops >= 1,
+    f'model.depth.mean_loops must be at least 1, got {depth.mean_loops}',
+  )
+  exits = ('fixed', 'ponder', 'exits', 'random')
+  need(
+    depth.criterion == 'none' or depth.rule in exits,
+    f'model.depth.criterion is for the rules {", ".join(exits)}, got {rule}',
+  )
+  need(
+    depth.criterion != 'cdf' or depth.rule == 'ponder',
+    f'the criterion cdf needs the rule ponder, got {depth.rule}',
+  )
+  routed = depth.rule in ('expert_choice', 'token_choice')
+  need(
+    not (routed and model.sharing.map_source),
+    f'{rule} cannot reuse attention maps (map_source)',
+  )
+  several = depth.rule in ('ponder', 'exits') or depth.criterion != 'none'
+  reuses = bool(model.sharing.kv_source or model.sharing.map_source)
+  need(
+    not (several and k and reuses),
+    'a coda behind several exits cannot reuse activations of the core',
+  )
+  if depth.rule == 'random':
+    _check_repeats(model, p)
+
+
+def _check_repeats(model: Model, prelude: int) -> None:
+  """Every loop of the core must read the same rows, as more may be run."""
+  _, c, times, _ = loops(model)
+  for name, component in shapes.components(model).items():
+    for owners in component.owners:
+      core = owners[prelude : prelude + c * times]
+      need(
+        core == core[:c] * times,
+        f'model.depth.rule random needs the same rows in every loop, got'
+        f' {component.spec} for {name}',
+      )
+
+
+_PLAIN = ('fixed', 'none', 'input', False, 'none')
+
+
+def is_plain(model: Model) -> bool:
+  """Whether depth is what the tables say, and nothing else."""
+  d = model.depth
+  return (d.rule, d.injection, d.start, d.norm, d.criterion) == _PLAIN
+
+
+def rerun(model: Model, times: int) -> Model:
+  """The same stored weights, their core run another number of times.
+
+  Raises:
+    BadInput: the model's core does not loop, its rule has parameters for each
+      loop, or a table is not one that repeats
+      (every layer of `none` has a row of its own, a literal has an end).
+  """
+  p, c, now, k = loops(model)
+  need(times > 0, f'the number of loops must be at least 1, got {times}')
+  rule = model.depth.rule
+  need(
+    rule not in ('expert_choice', 'token_choice', 'two_level'),
+    f'a model of rule {rule} runs as many loops as it was trained for',
+  )
+  need(
+    now > 1 or c < model.num_layers,
+    f'the core of {model.sharing.layer!r} does not loop',
+  )
+  fields = {
+    field.name: _rerun(getattr(model.sharing, field.name), times)
+    for field in dataclasses.fields(model.sharing)
+  }
+  after = dataclasses.replace(
+    model,
+    num_layers=p + c * times + k,
+    sharing=dataclasses.replace(model.sharing, **fields),
+    remat_group=1,
+  )
+  new = shapes.components(after)
+  for name, component in shapes.components(model).items():
+    rows = [max(owners) + 1 for owners in component.owners]
+    others = [max(owners) + 1 for owners in new[name].owners]
+    if rows != others:
+      raise BadInput(
+        f'{component.spec} for {name} stores {rows[0]} rows at {now} loops and'
+        f' {others[0]} at {times}; only tables that repeat can be run for'
+        ' another number of loops'
+      )
+  return after
+
+
+def _rerun(spec: str, times: int) -> str:
+  """A spec with R of its recurrent tables replaced."""
+  if 'recurrent' not in spec:
+    return spec
+  parsed = levels.parse(spec)
+  changed = []
+  for level in parsed.levels:
+    args = level.table.args
+    if level.table.name == 'recurrent':
+      args = (args[0], args[1], times, args[3])
+    rows = table.Spec(level.table.name, args)
+    changed.append(dataclasses.replace(level, table=rows))
+  return str(dataclasses.replace(parsed, levels=tuple(changed)))
