@@ -85,7 +85,7 @@ def test_a_rate_may_fall_to_nothing():
     assert rates(name, 10, 2, final_fraction=0.0)[10] == 0
 
 
-# Rules. Leaves inside 'stack' have a row for every owner.
+# Rules. Leaves inside 'rows' have one for every owner.
 
 
 def tree(seed, rows=2, scale=1.0):
@@ -97,9 +97,11 @@ def tree(seed, rows=2, scale=1.0):
 
   return {
     'stack': {
-      'up': {'kernel': leaf(rows, 6, 12), 'bias': leaf(rows, 12)},
-      'down': {'kernel': leaf(rows, 12, 6), 'bias': leaf(rows, 6)},
-      'norm': {'scale': leaf(rows, 6)},
+      'rows': {
+        'up': {'kernel': leaf(rows, 6, 12), 'bias': leaf(rows, 12)},
+        'down': {'kernel': leaf(rows, 12, 6), 'bias': leaf(rows, 6)},
+        'norm': {'scale': leaf(rows, 6)},
+      }
     },
     'head': {'kernel': leaf(6, 8)},
     'embedding': {'embedding': leaf(8, 6)},
@@ -244,6 +246,20 @@ def test_without_gradients_only_the_named_leaves_shrink(name, mask):
     lambda path, leaf: leaf * (factor if path[-1].key in names else 1), params
   )
   assert_close(after, expected)
+
+
+@pytest.mark.parametrize('mask', ['kernel', ''])
+def test_factors_decay_like_what_they_make_and_coefficients_never(mask):
+  factors = {'a': jnp.ones((2, 3, 1)), 'b': jnp.ones((2, 1, 3))}
+  part = {'kernel': factors, 'bias': jnp.ones((2, 3))}
+  params = {'stack': {'level_1': part, 'mix': {'kernel': jnp.ones((2, 4))}}}
+  zero = jax.tree.map(jnp.zeros_like, params)
+  (after,) = walk(made('adamw', decay_mask=mask), params, [zero])
+  left = jax.tree.map(lambda leaf: float(leaf.min()), after['stack'])
+  less = pytest.approx(1 - RATE * DECAY)
+  assert left['level_1']['kernel'] == {'a': less, 'b': less}
+  assert left['level_1']['bias'] == (1 if mask else less)
+  assert left['mix'] == {'kernel': 1}
 
 
 @pytest.mark.parametrize('name', NAMES)

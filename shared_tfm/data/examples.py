@@ -6,6 +6,11 @@ Shape letters: L length. Every example is a dict of
     targets  (L,) int32     what it should say at each position
     weights  (L,) float32   1 where that counts, else 0
 
+and where a model reads the one and writes the other, of
+
+    source       (L,) int32   what its encoder reads
+    source_mask  (L,) bool    False at padding
+
 The classes are sources of random access: example i is a pure function of i.
 """
 
@@ -80,6 +85,8 @@ class Answers:
     name: a key of `generators.TASKS`.
     seed: the stream, with `split`; see `generators.example`.
     size: how many examples the stream is cut to.
+    apart: whether the prompt is a source, and the answer alone is written,
+      behind an eos that starts it.
   """
 
   name: str
@@ -89,6 +96,7 @@ class Answers:
   seed: int
   split: int
   size: int
+  apart: bool = False
 
   def __len__(self) -> int:
     return self.size
@@ -100,8 +108,27 @@ class Answers:
     prompt, answer = map(self.tokenizer.encode, texts)
     eos = self.tokenizer.eos
     tokens = np.full(self.length + 1, eos, np.int32)
+    if self.apart:
+      return self._apart(tokens, prompt, answer)
     end = len(prompt) + len(answer)
     tokens[:end] = np.concatenate([prompt, answer])
     weights = np.zeros(self.length, np.float32)
     weights[len(prompt) - 1 : end] = 1
     return {'inputs': tokens[:-1], 'targets': tokens[1:], 'weights': weights}
+
+  def _apart(
+    self, tokens: np.ndarray, prompt: np.ndarray, answer: np.ndarray
+  ) -> Example:
+    """The example of a model with a source; `tokens` are all eos."""
+    places = np.arange(self.length)
+    source = tokens[:-1].copy()
+    source[: len(prompt)] = prompt
+    tokens[1 : len(answer) + 1] = answer
+    targets = np.append(tokens[1:], self.tokenizer.eos)[: self.length]
+    return {
+      'inputs': tokens[:-1],
+      'targets': targets,
+      'weights': (places <= len(answer)).astype(np.float32),
+      'source': source,
+      'source_mask': places < len(prompt),
+    }

@@ -153,9 +153,9 @@ def _task(
   """Examples that a generator makes."""
   data = config.data
   need(
-    config.model.family == 'decoder',
-    f"the task {data.source} needs model.family 'decoder', got"
-    f' {config.model.family!r}',
+    config.model.family in ('decoder', 'encoder_decoder'),
+    f"the task {data.source} needs model.family 'decoder' or"
+    f" 'encoder_decoder', got {config.model.family!r}",
   )
   need(
     data.tokenizer == 'bytes',
@@ -164,7 +164,9 @@ def _task(
   )
   tokenizer = tokenizers.make('bytes', [], config.model.vocab_size, folder)
   tried = min(data.difficulty, data.seq_len)  # every example is longer
-  needed = sum(map(len, generators.example(data.source, tried, 0, 0, 0)))
+  apart = config.model.family == 'encoder_decoder'
+  prompt, answer = map(len, generators.example(data.source, tried, 0, 0, 0))
+  needed = max(prompt, answer + 1) if apart else prompt + answer
   need(
     needed <= data.seq_len,
     f'data.seq_len {data.seq_len} is too short for {data.source} at'
@@ -180,6 +182,7 @@ def _task(
       seed=seed,
       split=sources.SPLITS.index(split),
       size=TASK_EXAMPLES[split],
+      apart=apart,
     )
     return grain.MapDataset.source(answers).seed(seed)
 
@@ -191,6 +194,12 @@ def _language(
 ) -> tuple[Tokenizer, Elements]:
   """Chunks of text: next tokens for a decoder, masked ones for an encoder."""
   data, masked = config.data, config.model.family == 'encoder'
+  need(
+    config.model.family != 'encoder_decoder',
+    f"model.family 'encoder_decoder' learns prompts and answers, and"
+    f' data.source {data.source} has none; the tasks'
+    f' {", ".join(generators.TASKS)} have',
+  )
   need(
     data.mask_rate > 0 or not masked,
     "data.mask_rate must be above 0 for model.family 'encoder'",

@@ -27,13 +27,16 @@ class Log:
       str(workdir / 'tensorboard'), purge_step=step + 1, flush_secs=10
     )
 
-  def write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes one line of a kind ('train', 'validation') for one step."""
+  def write(self, kind: str, step: int, metrics: Mapping[str, Any]) -> None:
+    """Writes one line of a kind ('train', 'validation') for one step.
+
+    Text, such as a table, is for metrics.jsonl alone.
+    """
     metrics = finite(metrics)
     line = {'kind': kind, 'step': step, 'time': time.time(), **metrics}
     self.file.write(json.dumps(line) + '\n')
     for name, value in metrics.items():
-      if value is not None:
+      if isinstance(value, int | float):
         self.events.add_scalar(f'{kind}/{name}', value, step)
 
   def close(self) -> None:

@@ -10,11 +10,12 @@ import tqdm
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset, prepare
 from shared_tfm.errors import Interrupted
-from shared_tfm.train import runs
+from shared_tfm.train import adapt, frozen, runs
 from shared_tfm.train.checkpoint import Checkpoints
 from shared_tfm.train.log import Log
 from shared_tfm.train.programs import evaluate, programs
 from shared_tfm.train.step import State
+from shared_tfm.train.visits import mean_cosines
 from shared_tfm.train.watch import Meter, due, interruption, progress
 
 
@@ -51,6 +52,7 @@ def train(
   # Programs, and a state. The order is important: the newest good checkpoint
   # is taken where there is one, and only else a fresh state.
   compiled = programs(config)
+  adapter = adapt.Adapter(config, compiled)
   step_program = compiled.train  # compiled here, not on the meter's clock
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, t.keep)
   restored = checkpoints.restore(compiled.shapes)
@@ -58,11 +60,14 @@ def train(
     start, state, position = restored
     data.set_state(position['data'])
     unread = position['unread']
+    adapter.set_state(position['adapt'])
   else:
     start, state, unread = 0, compiled.init(jnp.uint32(t.seed)), []
 
   # What is written down, and what is shown.
   log = Log(workdir, start)
+  if not start and (tables := adapt.history(state)):
+    log.write('table', 0, tables)
   counts = runs.counts(config)
   own = bar is None
   bar = progress(t.num_steps) if bar is None else bar
@@ -73,7 +78,8 @@ def train(
   # The steps. Losses stay on the device until it is time to log.
   with interruption() as stop, jax.transfer_guard('disallow'):
     for step in range(start + 1, t.num_steps + 1):
-      state, metrics = step_program(state, jax.device_put(next(data)))
+      batch = jax.device_put(next(data))
+      state, metrics = step_program(state, batch)
       meter.add(metrics)
       bar.update(1)
       measured = None
@@ -86,6 +92,17 @@ def train(
           refresh=False,
         )
 
+      if due(step, t.visit_gradients_every, t.num_steps):
+        with meter.paused():
+          cosines = jax.device_get(compiled.cosines(state, batch))
+        log.write('visit_gradients', step, mean_cosines(cosines))
+
+      if adapter.due(step):
+        with meter.paused():
+          state, changed = adapter.apply(state, batch, metrics)
+        if changed:
+          log.write('table', step, adapt.history(state))
+
       if due(step, t.eval_every, t.num_steps):
         with meter.paused():
           measured = evaluate(compiled, state, dataset, t.eval_batches)
@@ -95,7 +112,11 @@ def train(
       if due(step, t.checkpoint_every, t.num_steps) or ending:
         with meter.paused():
           loss = measured['loss'] if measured else None
-          position = {'data': data.get_state(), 'unread': meter.unread()}
+          position = {
+            'data': data.get_state(),
+            'unread': meter.unread(),
+            'adapt': adapter.get_state(),
+          }
           checkpoints.save(step, state, position, loss)
 
       if ending:
@@ -119,6 +140,7 @@ def train(
       'unigram_bits_per_byte': dataset.unigram_bits_per_byte,
       'peak_memory_bytes': compiled.peak_bytes,
       'skipped': int(state.skipped),
+      **frozen.concluded(config, state),
     },
   )
 

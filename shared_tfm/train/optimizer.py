@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from shared_tfm.config import Config, Optimizer
+from shared_tfm.config import Config, Model, Optimizer, sides
+from shared_tfm.train import by_visits
 
 
 def schedule(config: Config) -> optax.Schedule:
@@ -56,7 +57,10 @@ def make(config: Config) -> optax.GradientTransformation:
     anything like weight) as parameters.
   """
   rate = schedule(config)
-  rule = _rule(config.optimizer, rate)
+  rule = _rule(config.optimizer, rate, config.model)
+  if config.optimizer.visit_rate_power:
+    power = config.optimizer.visit_rate_power
+    rule = optax.chain(rule, by_visits.scaled_updates(config.model, power))
   if config.optimizer.clip_norm:
     rule = optax.chain(
       optax.clip_by_global_norm(config.optimizer.clip_norm), rule
@@ -68,26 +72,42 @@ def make(config: Config) -> optax.GradientTransformation:
   return steps.gradient_transformation()
 
 
-def _rule(o: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
+def _rule(
+  o: Optimizer, rate: optax.Schedule, model: Model
+) -> optax.GradientTransformation:
   def decays(params: Any) -> Any:
-    names = o.decay_mask.split(',') if o.decay_mask else None
-    return jax.tree_util.tree_map_with_path(
-      lambda path, _: names is None or path[-1].key in names, params
-    )
+    names = set(o.decay_mask.split(',')) if o.decay_mask else None
+
+    def decayed(path: tuple[Any, ...], _: Any) -> bool:
+      keys = [key.key for key in path]
+      if keys[1:2] == ['mix']:  # coefficients of templates never do
+        return False
+      return names is None or not names.isdisjoint(keys)
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
+
+  def by_row(
+    rule: optax.GradientTransformation,
+  ) -> optax.GradientTransformation:
+    return by_visits.scaled_decay(rule, model, o.visit_decay_power)
 
   # For rules that have no decay, or not one that follows the schedule.
-  decay = optax.add_decayed_weights(
-    lambda step: -o.weight_decay * rate(step), decays
+  decay = by_row(
+    optax.add_decayed_weights(lambda step: -o.weight_decay * rate(step), decays)
   )
   betas = {'b1': o.b1, 'b2': o.b2}
   if o.name == 'adamw':
-    return optax.adamw(
-      rate, **betas, eps=o.eps, weight_decay=o.weight_decay, mask=decays
+    return by_row(
+      optax.adamw(
+        rate, **betas, eps=o.eps, weight_decay=o.weight_decay, mask=decays
+      )
     )
   if o.name == 'adafactor':
     return optax.chain(optax.adafactor(rate), decay)
   if o.name == 'lion':
-    return optax.lion(rate, **betas, weight_decay=o.weight_decay, mask=decays)
+    return by_row(
+      optax.lion(rate, **betas, weight_decay=o.weight_decay, mask=decays)
+    )
   if o.name == 'muon':
     muon = optax.contrib.muon(
       rate,
@@ -100,7 +120,7 @@ def _rule(o: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
     return optax.chain(muon, decay)
   return optax.chain(  # lamb (1904.00962)
     optax.scale_by_adam(**betas, eps=o.eps),
-    optax.add_decayed_weights(o.weight_decay, decays),
+    by_row(optax.add_decayed_weights(o.weight_decay, decays)),
     _trust_ratio_by_row(),
     optax.scale_by_learning_rate(rate),
   )
@@ -108,17 +128,19 @@ def _rule(o: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
 
 def in_bank(path: tuple[Any, ...]) -> bool:
   """Whether a leaf of the parameter tree has a leading axis of rows."""
-  return path[0].key == 'stack'
+  return path[0].key in sides.BANKS
 
 
 def _matrices(params: Any) -> Any:
-  """Muon's matrices: the kernels, row by row; Adam gets the rest."""
+  """Muon's matrices: the kernels' last two axes; Adam gets the rest.
 
-  def axes(path: tuple[Any, ...], _: Any) -> Any:
+  Rows of a bank, and experts of a mixture, are matrices of their own.
+  """
+
+  def axes(path: tuple[Any, ...], leaf: Any) -> Any:
     if path[-1].key != 'kernel':
       return None
-    first = 1 if in_bank(path) else 0
-    return optax.contrib.MuonDimensionNumbers(first, first + 1)
+    return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
 
   return jax.tree_util.tree_map_with_path(axes, params)
 

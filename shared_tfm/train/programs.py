@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
 from shared_tfm.train import step as steps
+from shared_tfm.train import visits
 
 
 def programs(config: Config) -> 'Programs':
@@ -50,14 +51,22 @@ class Programs:
   def train(self) -> Any:
     """(state, batch) -> (state, metrics); the state is donated."""
     step = jax.jit(steps.train_step(self.config), donate_argnums=0)
-    return step.lower(self.shapes, self._batch).compile()
+    return step.lower(self.shapes, steps.inputs(self.config)).compile()
 
   @functools.cached_property
   def evaluate(self) -> Any:
     """(state, batch, byte lengths) -> sums."""
-    lengths = _ids(self.config.model.vocab_size)
+    vocab = self.config.model.vocab_size
+    lengths = jax.ShapeDtypeStruct((vocab,), jnp.int32)
     step = jax.jit(steps.eval_step(self.config))
-    return step.lower(self.shapes, self._batch, lengths).compile()
+    batch = steps.inputs(self.config)
+    return step.lower(self.shapes, batch, lengths).compile()
+
+  @functools.cached_property
+  def cosines(self) -> Any:
+    """(state, batch) -> cosines between visits' gradients, by component."""
+    measure = jax.jit(visits.visit_cosines(self.config))
+    return measure.lower(self.shapes, steps.inputs(self.config)).compile()
 
   @property
   def peak_bytes(self) -> int:
@@ -70,18 +79,8 @@ class Programs:
       + memory.temp_size_in_bytes
     )
 
-  @property
-  def _batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    ids = _ids(self.config.train.batch_size, self.config.data.seq_len)
-    weights = jax.ShapeDtypeStruct(ids.shape, jnp.float32)
-    return {'inputs': ids, 'targets': ids, 'weights': weights}
-
 
 _SEED = jax.ShapeDtypeStruct((), jnp.uint32)
-
-
-def _ids(*shape: int) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
 def evaluate(
@@ -113,4 +112,5 @@ def evaluate(
     'perplexity': math.exp(min(loss, 700)),
     'accuracy': total['correct'] / total['weight'],
     'bits_per_byte': total['loss'] / math.log(2) / total['bytes'],
+    **({'loops': total['loops'] / total['weight']} if 'loops' in total else {}),
   }

@@ -22,6 +22,7 @@ OBSERVING = {
   'train.log_every',
   'train.checkpoint_every',
   'train.keep',
+  'train.visit_gradients_every',
 }
 
 

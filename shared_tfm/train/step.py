@@ -1,7 +1,8 @@
 """The pure training and evaluation steps.
 
 A batch is a dict of 'inputs' and 'targets' (B, L) integers and 'weights' (B, L)
-floats: 1 where a target counts, 0 where it does not.
+floats: 1 where a target counts, 0 where it does not; of an encoder-decoder also
+'source' (B, S) integers and 'source_mask' (B, S), False at its padding.
 """
 
 from collections.abc import Callable
@@ -42,11 +43,25 @@ class State(flax.struct.PyTreeNode):
   key: jax.Array
 
 
+def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes of a batch."""
+  ids = jax.ShapeDtypeStruct(
+    (config.train.batch_size, config.data.seq_len), jnp.int32
+  )
+  weights = jax.ShapeDtypeStruct(ids.shape, jnp.float32)
+  batch = {'inputs': ids, 'targets': ids, 'weights': weights}
+  if config.model.family == 'encoder_decoder':
+    mask = jax.ShapeDtypeStruct(ids.shape, jnp.bool_)
+    batch |= {'source': ids, 'source_mask': mask}
+  return batch
+
+
 def initial(config: Config, seed: jax.Array) -> State:
   """A fresh state. `seed` is an integer scalar, and the only randomness."""
   init_key, key = jax.random.split(jax.random.key(seed))
   tokens = jnp.zeros((1, config.data.seq_len), jnp.int32)
-  variables = nn.unbox(build(config).init(init_key, tokens))
+  source: Any = {'source_BS': tokens} if 'source' in inputs(config) else {}
+  variables = nn.unbox(build(config).init(init_key, tokens, **source))
   params = variables.pop('params')
   return State(
     step=jnp.zeros((), jnp.int32),
@@ -61,28 +76,29 @@ def initial(config: Config, seed: jax.Array) -> State:
 def train_step(config: Config) -> Callable[[State, Batch], Any]:
   """The training step: (state, batch) -> (state, metrics), pure.
 
-  Metrics: 'loss' in nats per weighted token, 'grad_norm' of the mean gradient
-  before clipping (of the last micro-batch where there are several),
-  'learning_rate', 'skipped'.
+  Metrics: 'loss' in nats per weighted token, at the last exit, 'learning_rate',
+  'skipped', and of the last micro-batch where there are several: 'grad_norm'
+  of the mean gradient before clipping, what the model measures ('loops') and
+  the further terms of its loss ('router_loss').
   """
   model = build(config, train=True)
   update_rule = optimizer.make(config)
   rate = optimizer.schedule(config)
 
   def loss(params: Any, variables: Any, batch: Batch, key: jax.Array) -> Any:
-    (sums, total), variables = model.apply(
+    (total, sums, seen), variables = model.apply(
       {'params': params, **variables},
       batch,
-      rngs={'dropout': key},
+      rngs={'dropout': key, 'depth': jax.random.fold_in(key, 1)},
       mutable=list(variables),
-      method=_losses,
+      method=losses,
     )
-    return total / batch['weights'].size, (sums, variables)
+    return total / batch['weights'].size, (sums, seen, variables)
 
   def micro(state: State, indexed: tuple[jax.Array, Batch]) -> Any:
     index, batch = indexed
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    grads, (sums, variables) = jax.grad(loss, has_aux=True)(
+    grads, (sums, seen, variables) = jax.grad(loss, has_aux=True)(
       state.params, state.variables, batch, jax.random.fold_in(key, index)
     )
     weight = sums['weight'] / batch['weights'].size
@@ -104,16 +120,18 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
       opt_state=opt_state,
       skipped=state.skipped + ~finite,
     )
-    return state, {**sums, 'grad_norm': norm / weight}
+    return state, (sums, {**seen, 'grad_norm': norm / weight})
 
   def step(state: State, batch: Batch) -> tuple[State, Metrics]:
     count = config.train.accumulate
     learning_rate = jnp.asarray(rate(state.step), jnp.float32)
     batches = jax.tree.map(lambda a: a.reshape(count, -1, a.shape[-1]), batch)
-    state, sums = jax.lax.scan(micro, state, (jnp.arange(count), batches))
+    state, (sums, seen) = jax.lax.scan(
+      micro, state, (jnp.arange(count), batches)
+    )
     metrics = {
       'loss': jnp.sum(sums['loss']) / jnp.sum(sums['weight']),
-      'grad_norm': sums['grad_norm'][-1],
+      **{name: values[-1] for name, values in seen.items()},
       'learning_rate': learning_rate,
       'skipped': state.skipped,
     }
@@ -126,32 +144,40 @@ def eval_step(config: Config) -> Callable[[State, Batch, jax.Array], Metrics]:
   """The evaluation step: (state, batch, bytes of each token) -> sums.
 
   Sums: 'loss' in nats, 'weight' in tokens, 'correct' in tokens, 'bytes' of text
-  that the weighted targets stand for.
+  that the weighted targets stand for, and where depth adapts 'loops'.
   """
   model = build(config)
 
   def step(state: State, batch: Batch, byte_lengths_V: jax.Array) -> Metrics:
     variables = {'params': state.params, **state.variables}
-    logits_BLV: Any = model.apply(variables, batch['inputs'])
+    exited: Any = model.apply(
+      variables, batch['inputs'], **_source(batch), method='exited'
+    )
+    logits_BLV, loops = exited
     bytes_BL = byte_lengths_V[batch['targets']] * batch['weights']
     hits_BL = jnp.argmax(logits_BLV, axis=-1) == batch['targets']
-    return {
+    sums = {
       'loss': jnp.sum(_token_losses(logits_BLV, batch)),
       'weight': jnp.sum(batch['weights']),
       'correct': jnp.sum(hits_BL * batch['weights']),
       'bytes': jnp.sum(bytes_BL),
     }
+    if loops is not None:
+      sums['loops'] = loops * sums['weight']
+    return sums
 
   return step
 
 
-def _losses(model: Transformer, batch: Batch) -> tuple[Metrics, jax.Array]:
-  """Sums over tokens, and what the gradient is of: the sum of all losses.
+def losses(
+  model: Transformer, batch: Batch
+) -> tuple[jax.Array, Metrics, Metrics]:
+  """What the gradient is of, a sum; the tokens' own sums; what else was seen.
 
-  'loss' is the tokens' own; `losses` of the model are means over tokens, and
-  weigh here as much as all tokens together.
+  The model's further losses are means over tokens, and weigh in the sum as much
+  as all tokens together.
   """
-  outputs = model.outputs(batch['inputs'])
+  outputs = model.outputs(batch['inputs'], **_source(batch))
   total = sum(outputs.losses.values()) * jnp.sum(batch['weights'])
   for i in range(len(outputs.hidden_XBLD)):
     losses_BL = _token_losses(model.scores(outputs.hidden_XBLD[i]), batch)
@@ -160,7 +186,18 @@ def _losses(model: Transformer, batch: Batch) -> tuple[Metrics, jax.Array]:
     else:
       total += jnp.sum(losses_BL * outputs.weight_XBL[i])
   sums = {'loss': jnp.sum(losses_BL), 'weight': jnp.sum(batch['weights'])}
-  return sums, total
+  seen = {f'{name}_loss': term for name, term in outputs.losses.items()}
+  return total, sums, {**outputs.metrics, **seen}
+
+
+def _source(batch: Batch) -> dict[str, Any]:
+  """The arguments of a model that reads a source."""
+  if 'source' not in batch:
+    return {}
+  return {
+    'source_BS': batch['source'],
+    'source_mask_BS': batch['source_mask'],
+  }
 
 
 def _token_losses(logits_BLV: Any, batch: Batch) -> jax.Array:

@@ -16,8 +16,8 @@ from shared_tfm.train.step import Metrics
 
 
 def due(step: int, every: int, last: int) -> bool:
-  """Whether it is time: at every so many steps, and at the last."""
-  return step % every == 0 or step == last
+  """Whether it is time: at every so many steps, and at the last; 0: never."""
+  return every > 0 and (step % every == 0 or step == last)
 
 
 def progress(steps: int) -> tqdm.tqdm:
