@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from shared_tfm import config as configs
 from shared_tfm import config_file
 from shared_tfm.errors import BadInput, Interrupted, need
 
@@ -51,7 +52,14 @@ def parser() -> Parser:
     help="schemes with ';' between them: 'none;cycle:3;attention=all'",
   )
   compared.add_argument('--seeds', type=int, default=1)
-  evaluated.add_argument('--json', action='store_true')
+  tabled = verb(table)
+  tabled.add_argument('name', nargs='?', metavar='NAME')
+  tabled.add_argument('--list', action='store_true', help='names and titles')
+  for made in (evaluated, tabled):
+    made.add_argument('--json', action='store_true')
+  evaluated.add_argument(
+    '--loops', type=int, help='run the core more or fewer times than trained'
+  )
   generated.add_argument('--prompt', required=True)
   generated.add_argument('--tokens', type=int, default=64)
   generated.add_argument('--temperature', type=float, default=0.0)
@@ -74,10 +82,13 @@ def describe(args: Any, overrides: Sequence[str]) -> None:
 
 def train(args: Any, overrides: Sequence[str]) -> None:
   """Train, evaluate and checkpoint a config; resume in the same folder."""
+  from shared_tfm.report import history
   from shared_tfm.train import loop
 
   config = config_file.load(args.config, overrides)
-  print(json.dumps(loop.train(config, args.workdir), indent=2))
+  result = loop.train(config, args.workdir)
+  history.draw(args.workdir)
+  print(json.dumps(result, indent=2))
 
 
 def compare(args: Any, overrides: Sequence[str]) -> None:
@@ -91,6 +102,21 @@ def compare(args: Any, overrides: Sequence[str]) -> None:
   print(f'report: {args.workdir / "report.html"}')
 
 
+def table(args: Any, overrides: Sequence[str]) -> None:
+  """A paper's table: its numbers beside ours."""
+  from shared_tfm.report import published
+  from shared_tfm.report.published import render
+
+  need(not overrides, f'table takes a NAME, got {" ".join(overrides)} too')
+  need(args.list != bool(args.name), 'table takes a NAME or --list')
+  if args.list:
+    titles = published.titles()
+    print(json.dumps(titles) if args.json else render.listing(titles))
+  else:
+    made = published.make(args.name)
+    print(json.dumps(made.as_json()) if args.json else render.text(made))
+
+
 def evaluate(args: Any, overrides: Sequence[str]) -> None:
   """Score a trained run on its whole validation split."""
   from shared_tfm.data import prepare
@@ -98,6 +124,8 @@ def evaluate(args: Any, overrides: Sequence[str]) -> None:
 
   _no(overrides)
   config, state = loop.load(args.workdir, args.checkpoint)
+  if args.loops is not None:
+    config = configs.with_loops(config, args.loops)
   dataset = prepare(config, args.workdir)
   compiled = programs.programs(config)
   scores = programs.evaluate(compiled, state, dataset, 0)

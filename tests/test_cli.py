@@ -195,6 +195,16 @@ def test_evaluate_scores_the_whole_validation_split(run, capsys):
   assert tree(run) == before
 
 
+def test_evaluate_runs_more_loops(run, capsys):
+  """Four times cycle:3 was trained; as many say the same, six another thing."""
+  words = ['evaluate', '--workdir=run', '--json']
+  trained, same, more = (
+    json.loads(said(capsys, *words, *flag))['loss']
+    for flag in ([], ['--loops=4'], ['--loops=6'])
+  )
+  assert trained == same != more
+
+
 def test_generate_continues_the_prompt(run, capsys):
   words = ['generate', '--workdir=run', '--prompt=row ', '--tokens=8']
   greedy = said(capsys, *words)

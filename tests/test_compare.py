@@ -243,6 +243,13 @@ def test_the_verb_prints_the_summary(whole, fields, tmp_path, capsys):
       "unknown sharing scheme 'cyle'; did you mean 'cycle'?",
     ),
     (['none', 'norms=all'], "unknown component 'norms'; did you mean 'norm'?"),
+    (['none', '@albrt'], "unknown preset 'albrt'; did you mean 'albert'?"),
+    (['@albert:2', '@albert: 2'], 'the scheme @albert:2 is given twice'),
+    (['none', '@mlkv:3'], 'mlkv needs num_layers divisible by 3, got'),
+    (
+      ['none', '@one_wide_ffn'],
+      "@one_wide_ffn is for model.family 'encoder_decoder', got 'decoder'",
+    ),
     ([], 'there is no scheme to compare'),
   ],
 )

@@ -326,6 +326,16 @@ def test_the_picture_of_owner_tables(tmp_path):
       )
 
 
+def test_a_cell_without_a_row_is_grey(tmp_path):
+  owners = {'attention=soft:2': {'attention': (None, None), 'norm': (0, 1)}}
+  image = decoded(plots.owner_strips(owners, tmp_path / 'owners.png'))
+  cell = 0.3 * 160
+  at = int(1.15 * cell), int(image.shape[1] - 2.05 * cell)
+  np.testing.assert_allclose(image[at][:3], to_rgb('#eee'), atol=0.01)
+  text = page(tmp_path, owners=owners)
+  assert text.count('background:#eee">~</td>') == 2
+
+
 # --- the page ---
 
 

@@ -15,8 +15,7 @@ from shared_tfm import config as configs
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset, prepare
 from shared_tfm.errors import need
-from shared_tfm.report import html, plots, tables
-from shared_tfm.sharing import levels, table
+from shared_tfm.report import history, html, plots, tables
 from shared_tfm.train import log, runs
 from shared_tfm.train.loop import train
 from shared_tfm.train.watch import progress
@@ -49,7 +48,8 @@ def compare(
   Args:
     config: a ConfigDict, a dict of fields or a Config; its own sharing plays no
       part, and its `train.seed` is the first of the seeds.
-    schemes: sharing schemes, such as 'cycle:3' or 'attention=all'.
+    schemes: sharing schemes, such as 'cycle:3' or 'attention=all', and
+      presets, such as '@albert:4'.
     seeds: how many seeds each scheme is trained with.
     workdir: the folder of the sweep.
 
@@ -95,6 +95,8 @@ def report(
     for scheme, tables_ in described.items()
   }
   drawn = plots.draw_all(results, curves, workdir)
+  for run in sweep:
+    history.draw(run.folder)
   html.write(
     workdir / 'report.html',
     results,
@@ -119,19 +121,17 @@ def _sweep(
 ) -> list[Run]:
   need(bool(schemes), 'there is no scheme to compare')
   need(seeds > 0, f'--seeds must be at least 1, got {seeds}')
-  given = [levels.assignments(scheme) for scheme in schemes]
-  names = [
-    ' '.join(
-      spec if path == table.ROOT else f'{path}={spec}'
-      for path, spec in scheme.items()
-    )
-    for scheme in given
-  ]
+  names = [configs.scheme_name(scheme) for scheme in schemes]
   for name in names:
     need(names.count(name) == 1, f'the scheme {name} is given twice')
   sweep = []
   for name in names:
     shared = configs.with_sharing(config, name)
+    family = shared.model.family
+    need(
+      family == config.model.family,
+      f'{name} is for model.family {family!r}, got {config.model.family!r}',
+    )
     for seed in range(config.train.seed, config.train.seed + seeds):
       seeded = dataclasses.replace(shared.train, seed=seed)
       folder = workdir / 'runs' / _slug(name) / f'seed-{seed}'
@@ -142,7 +142,7 @@ def _sweep(
 
 
 def _slug(scheme: str) -> str:
-  return re.sub(r'[^\w.,=]', '-', scheme)
+  return re.sub(r'[^\w.,=@]', '-', scheme)
 
 
 def _finished(run: Run, dataset: Dataset, bar: Any) -> dict[str, Any]:

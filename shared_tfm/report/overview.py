@@ -2,8 +2,11 @@
 
 from typing import Any
 
-from shared_tfm.config import Config
-from shared_tfm.sharing import levels
+from shared_tfm import accounting
+from shared_tfm.config import Config, Model, sides
+from shared_tfm.sharing import drawing
+
+TITLES = {'encoder': 'encoder', 'stack': 'decoder'}  # where there are two
 
 
 def render(config: Config, described: dict[str, Any]) -> str:
@@ -13,12 +16,7 @@ def render(config: Config, described: dict[str, Any]) -> str:
     config: the config.
     described: what `accounting.describe` says of it.
   """
-  specs = described['specs'] | {
-    name: getattr(config.model.sharing, name)
-    for name in described['owners']
-    if name not in described['specs']
-  }
-  owners = levels.draw(specs, config.model.num_layers)
+  owners = '\n\n'.join(drawings(config.model))
   params, flops = described['params'], described['flops_per_token']
   rows = {
     'stored parameters': f'{params["stored"]:,}',
@@ -35,3 +33,25 @@ def render(config: Config, described: dict[str, Any]) -> str:
   width = max(map(len, rows))
   counts = '\n'.join(f'{name:<{width}}  {text}' for name, text in rows.items())
   return f'{owners}\n\n{counts}'
+
+
+def drawings(model: Model) -> list[str]:
+  """The owner tables of every stack, and those that run over two."""
+  stacks = sides.sides(model)
+  drawn = []
+  for side, stack in stacks.items():
+    joint = dict(stack.joint) if isinstance(stack, sides.Side) else {}
+    given = accounting.specs(stack)
+    specs = {name: spec for name, spec in given.items() if name not in joint}
+    for name in accounting.SOURCES:
+      if spec := getattr(stack.sharing, name):
+        specs[name] = spec
+    title = f'{TITLES[side]}\n' if len(stacks) > 1 else ''
+    drawn.append(title + drawing.draw(specs, stack.num_layers))
+  names = sides.across(model)
+  if names:
+    given = accounting.specs(stacks['encoder'])
+    layers = sum(stack.num_layers for stack in stacks.values())
+    specs = {name: given[name] for name in names}
+    drawn.append(f'encoder, then decoder\n{drawing.draw(specs, layers)}')
+  return drawn

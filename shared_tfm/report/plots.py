@@ -33,6 +33,7 @@ LINES = (
 )
 MARKERS = 'os^Dv<>p'
 ROWS = ('#7ad', '#e86', '#ed8', '#fab', '#9df', '#4b9', '#bc3', '#aa0', '#ddd')
+MIXED = '#eee'  # where no row is read
 EARLY = 0.2  # the part of training whose losses may lie above the axis
 CAPTIONS = {
   'loss_vs_steps': 'Validation loss against steps',
@@ -51,7 +52,8 @@ class Point:
 
 
 Curves = Mapping[tuple[str, int], Sequence[Point]]  # by scheme and seed
-Owners = Mapping[str, Mapping[str, tuple[int, ...]]]  # by scheme, component
+# By scheme and component; None where a layer reads no row, or a mixture.
+Owners = Mapping[str, Mapping[str, Sequence[int | None]]]
 
 
 def colours(schemes: Iterable[str]) -> dict[str, str]:
@@ -59,8 +61,10 @@ def colours(schemes: Iterable[str]) -> dict[str, str]:
   return dict(zip(schemes, itertools.cycle(LINES), strict=False))
 
 
-def row_colour(row: int) -> str:
+def row_colour(row: int | None) -> str:
   """The colour of a stored row, as CSS, light enough for black text."""
+  if row is None:
+    return MIXED
   rounds, place = divmod(row, len(ROWS))
   if rounds % 2 == 0:
     return ROWS[place]
@@ -238,7 +242,8 @@ def owner_strips(owners: Owners, path: Path) -> Path:
         axes.add_patch(
           Rectangle((layer, y), 1, 1, fc=row_colour(row), ec='white', lw=1.5)
         )
-        axes.text(layer + 0.5, y + 0.5, str(row), **middle)
+        cell = '~' if row is None else str(row)
+        axes.text(layer + 0.5, y + 0.5, cell, **middle)
       y += 1
     y += 0.6
   return _save(figure, path)
