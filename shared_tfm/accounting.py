@@ -165,9 +165,9 @@ def describe(config: Config) -> dict[str, Any]:
   """All of it as one object that JSON can hold.
 
   Returns:
-    'owners' and 'specs' of every component, and of each part that has a spec of
-    its own ('owners' are those of a sum's first level, None where a layer reads
-    no row of its own or mixes templates); 'params', 'sharing_ratio' (applied /
+    'owners' of every component, and of each part that has a spec of its own: a
+    sum's first level, None where a layer reads no row of its own or mixes
+    templates; 'params', 'sharing_ratio' (applied /
     stored, layers only), 'flops_per_token', 'kv_bytes_per_token',
     'weight_bytes' (stored parameters in float32).
   """
@@ -175,17 +175,15 @@ def describe(config: Config) -> dict[str, Any]:
   counts = parameters(model)
   ratio = counts.pop('layers_applied') / counts.pop('layers_stored')
   owners: dict[str, Any] = {}
-  texts: dict[str, str] = {}
   for side, stack in sides.sides(model).items():
     at = '' if side == 'stack' else f'{side}.'
-    for name, spec in specs(stack).items():
-      texts[at + name], owners[at + name] = spec, _owners(stack, name)
+    for name in specs(stack):
+      owners[at + name] = _owners(stack, name)
     for name in SOURCES:
       if spec := getattr(stack.sharing, name):
         owners[at + name] = list(table.owners(spec, stack.num_layers))
   return {
     'owners': owners,
-    'specs': texts,
     'params': counts,
     'sharing_ratio': ratio,
     'flops_per_token': flops_per_token(model),

@@ -232,7 +232,6 @@ def test_description_is_json():
   described = json.loads(json.dumps(accounting.describe(config)))
   assert set(described) == {
     'owners',
-    'specs',
     'params',
     'sharing_ratio',
     'flops_per_token',
@@ -264,8 +263,9 @@ def test_norms_are_described_by_what_they_store():
     'feed_forward': 'soft:3',
   }
   model = {'num_layers': 6, 'sharing': sharing}
-  described = accounting.describe(configs.cross({'model': model}))
-  assert described['specs'] == {
+  crossed = configs.cross({'model': model})
+  described = accounting.describe(crossed)
+  assert accounting.specs(crossed.model) == {
     'attention': 'cycle:3+none@8',
     'feed_forward': 'soft:3',
     'norm': 'cycle:3',

@@ -351,6 +351,7 @@ def test_the_q_network_explores_less_and_less_and_clips_rewards():
 CHANGING = crossed('unshare_steps', model={'shared_gradient': 'mean'})
 
 
+@pytest.mark.slow
 def test_a_table_in_the_state_trains_as_the_same_table_fixed():
   states = []
   for config in (crossed(model={'shared_gradient': 'mean'}), CHANGING):
@@ -478,9 +479,10 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name',
-  ['q_network', pytest.param('unshare_when', marks=pytest.mark.slow)],
+  ['q_network', 'unshare_when'],
 )
 def test_an_adaptive_run_that_was_cut_equals_one_that_was_not(
   name, text, tmp_path

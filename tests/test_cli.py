@@ -433,6 +433,7 @@ def test_what_cannot_be_generated(run, here, capsys, words, rule):
   assert re.fullmatch(rule, line), line
 
 
+@pytest.mark.slow
 def test_an_encoder_does_not_generate(here, capsys):
   encoder = '--config.model.family=encoder', '--config.train.num_steps=1'
   said(capsys, *TRAIN, *encoder)

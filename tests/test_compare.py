@@ -155,6 +155,7 @@ def test_results_are_those_of_the_runs(whole, fields):
   assert len(set(losses)) == 4
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_cut_goes_on(whole, fields, tmp_path, interrupt):
   expected_folder, expected = whole
   interrupt(STEPS + 2)  # in the second run
@@ -199,6 +200,7 @@ def test_the_configs_own_sharing_plays_no_part(whole, fields, tmp_path):
   assert timeless([result]) == timeless(whole[1][:1])
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_reported_too(fields, tmp_path):
   lost = {'name': 'lion', 'learning_rate': 1e30, 'schedule': 'constant'}
   results = compare.compare({**fields, 'optimizer': lost}, ['all'], 1, tmp_path)

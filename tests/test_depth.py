@@ -472,7 +472,10 @@ def variables_of(config):
   return nn.unbox(jax.jit(build(config).init)(jax.random.key(0), TOKENS))
 
 
-@pytest.mark.parametrize('layer', ('cycle:2', 'recurrent:1/2x2/1'))
+@pytest.mark.parametrize(
+  'layer',
+  (pytest.param('cycle:2', marks=pytest.mark.slow), 'recurrent:1/2x2/1'),
+)
 def test_the_last_exit_is_the_plain_model(layer):
   """Prelude, loops and coda in pieces are the one scan over all visits."""
   plain, pieces = config_of(layer), config_of(layer, rule='exits')

@@ -201,6 +201,7 @@ def test_coordinates_of_the_universal_transformer(visit):
 # Another width in the middle.
 
 
+@pytest.mark.slow
 def test_another_width_in_the_middle_equals_plain_form():
   config = config_of(**SANDWICH, step_signal='sinusoidal')
   params = params_of(config)

@@ -260,12 +260,12 @@ def assert_close(left, right):
 
 RULES = [
   ('sides apart', 'sum'),
-  ('norms across', 'owner'),
   *(
     pytest.param(case, rule, marks=pytest.mark.slow)
     for case, rule in (
       ('own', 'sum'),
       ('one wide', 'sum'),
+      ('norms across', 'owner'),
       ('norms across', 'sum'),
       ('norms across', 'mean'),
     )
@@ -304,6 +304,7 @@ def test_equals_plain_form(case, rule):
       assert len(leaf) == count, path
 
 
+@pytest.mark.slow
 def test_levels_and_templates_run_over_both_sides():
   """Products and mixed templates of a joint table: stored once, all trained."""
   config = config_of(

@@ -299,7 +299,9 @@ def test_feed_forward_equals_a_loop_over_tokens(style, activation):
   check_equal(FeedForwardExperts(model), plain_feed_forward, context_of())
 
 
-@pytest.mark.parametrize('style', STYLES)
+@pytest.mark.parametrize(
+  'style', (pytest.param('moeut', marks=pytest.mark.slow), 'sut')
+)
 def test_attention_equals_a_loop_over_tokens(style):
   """With padding, half-rotated heads, and fewer keys' heads than queries'."""
   module, plain = {
@@ -430,6 +432,7 @@ def test_experts_in_equal_use_that_tokens_are_sure_of_are_best():
   assert np.isfinite(jax.grad(balance.negative_entropy)(sure)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'style', ('moeut', pytest.param('sut', marks=pytest.mark.slow))
 )
@@ -554,6 +557,7 @@ def test_low_rank_experts_begin_with_the_variance_of_full_ones():
   np.testing.assert_allclose(product.std(axis=(0, 2, 3)), 1 / 8, rtol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'remat', ('dots', pytest.param('none', marks=pytest.mark.slow))
 )

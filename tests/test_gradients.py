@@ -323,6 +323,7 @@ def test_a_visit_without_a_gradient_has_no_direction():
 # Precision.
 
 
+@pytest.mark.slow
 def test_bfloat16_gradients_are_accumulated_in_float32():
   """64 visits of one row: no more than each term's own rounding is lost.
 

@@ -416,6 +416,7 @@ def test_resumed_equals_uninterrupted(straight, text, tmp_path, variant):
   assert_same_run(tmp_path, result, straight(variant))
 
 
+@pytest.mark.slow
 def test_a_run_may_be_cut_again_and_again(straight, text, tmp_path):
   made = tiny(text, **VARIANTS['accumulate'])
   for at in (1, 2, 7, 11):

@@ -161,7 +161,7 @@ SHARINGS = {
   'maps': {'map_source': 'sequence:3'},
   'maps of shared layers': {'layer': 'cycle:2', 'map_source': '0,1,0,1,2,2'},
 }
-QUICK = ('Gemma 3n', 'maps')
+QUICK = ('Gemma 3n',)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,9 @@ def generate(made, variables, tokens, prompt=PROMPT, **how):
   return sampling.generate(made, variables, prompt, tokens, **how)
 
 
-@pytest.mark.parametrize('position', ['learned', 'rotary'])
+@pytest.mark.parametrize(
+  'position', [pytest.param('learned', marks=pytest.mark.slow), 'rotary']
+)
 def test_greedy_is_a_loop_of_argmax_over_whole_texts(position):
   made, variables = model(position)
   forward = jax.jit(build(made).apply)

@@ -206,6 +206,9 @@ MODELS = {
 }
 
 
+EXPERTS = ('moeut', 'sut')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('group', (1, 3))
 @pytest.mark.parametrize('name', MODELS)
@@ -354,7 +357,13 @@ def test_the_program_does_not_grow_with_depth(remat, group):
   assert size(48) < 1.01 * size(12)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow) if name in EXPERTS else name
+    for name in MODELS
+  ],
+)
 def test_a_decoder_sees_only_what_came_before(name):
   """By gradient: what a position is scored by does not depend on later ones."""
   config = config_of('cycle:3', **MODELS[name])

@@ -337,7 +337,7 @@ def stored_shapes(model):
 
 
 @pytest.mark.parametrize(
-  'examples', (60, pytest.param(200, marks=pytest.mark.slow))
+  'examples', (30, pytest.param(200, marks=pytest.mark.slow))
 )
 def test_counts_of_any_specs_equal_the_tree(examples):
   @settings(deadline=None, max_examples=examples)

@@ -212,9 +212,7 @@ def _balanced(
   return ran.replace(losses={**ran.losses, **found})
 
 
-def _here(
-  tables: visit.Tables, found: Mapping[str, Component]
-) -> visit.Tables:
+def _here(tables: visit.Tables, found: Mapping[str, Component]) -> visit.Tables:
   """The part of every table that is about this stack's own visits."""
   return {name: rows[found[name].here] for name, rows in tables.items()}
 
