@@ -163,6 +163,7 @@ FLOP_MODELS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', FLOP_MODELS, ids=str)
 def test_flops_are_what_xla_counts(model):
   """Within 3 %, forward and training, on an unrolled model.

@@ -519,6 +519,7 @@ def merged(text, tmp_path_factory):
   return workdir, config, loop.train(config, workdir)
 
 
+@pytest.mark.slow
 def test_a_run_writes_down_its_tables(merged):
   workdir, _, result = merged
   found = [line for line in lines(workdir) if line['kind'] == 'table']
@@ -531,6 +532,7 @@ def test_a_run_writes_down_its_tables(merged):
   assert json.loads((workdir / 'result.json').read_text()) == result
 
 
+@pytest.mark.slow
 def test_a_run_logs_how_far_visits_agree(merged):
   found = [x for x in lines(merged[0]) if x['kind'] == 'visit_gradients']
   assert [line['step'] for line in found] == [4, 8]
@@ -540,6 +542,7 @@ def test_a_run_logs_how_far_visits_agree(merged):
     assert len(set(values)) == 4
 
 
+@pytest.mark.slow
 def test_a_frozen_model_computes_what_the_adaptive_one_does(merged):
   workdir, _, result = merged
   config, state = loop.load(workdir, 'latest')
@@ -560,6 +563,7 @@ def test_a_frozen_model_computes_what_the_adaptive_one_does(merged):
   assert again.model.sharing == fixed.model.sharing
 
 
+@pytest.mark.slow
 def test_the_tables_of_a_run_are_drawn(merged, text):
   workdir, _, _ = merged
   path = history.draw(workdir)

@@ -108,6 +108,7 @@ def interrupt(monkeypatch):
   return set_up
 
 
+@pytest.mark.slow
 def test_what_a_sweep_writes(whole):
   workdir, results = whole
   assert sorted(path.name for path in workdir.iterdir()) == FILES
@@ -129,6 +130,7 @@ def test_what_a_sweep_writes(whole):
     assert matplotlib.image.imread(workdir / name).std() > 0.01
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_runs(whole, fields):
   workdir, results = whole
   folders = sorted((workdir / 'runs').glob('*/*'))
@@ -177,6 +179,7 @@ def test_a_sweep_that_was_cut_goes_on(whole, fields, tmp_path, interrupt):
   assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_may_grow(whole, fields, tmp_path):
   first = compare.compare(fields, ['none'], 1, tmp_path)
   before = times(tmp_path / 'runs')
@@ -187,6 +190,7 @@ def test_a_finished_sweep_may_grow(whole, fields, tmp_path):
   assert timeless(both) == timeless(whole[1][::2])
 
 
+@pytest.mark.slow
 def test_the_seeds_begin_at_the_configs_own(whole, fields, tmp_path):
   seeded = with_fields(fields, 'train', seed=1)
   (result,) = compare.compare(seeded, ['none'], 1, tmp_path)
@@ -194,6 +198,7 @@ def test_the_seeds_begin_at_the_configs_own(whole, fields, tmp_path):
   assert timeless([result]) == timeless([whole[1][1]])
 
 
+@pytest.mark.slow
 def test_the_configs_own_sharing_plays_no_part(whole, fields, tmp_path):
   shared = with_fields(fields, 'model', sharing={'feed_forward': 'all'})
   (result,) = compare.compare(config.cross(shared), ['none'], 1, tmp_path)
@@ -214,6 +219,7 @@ def test_a_run_that_diverges_is_reported_too(fields, tmp_path):
     assert 'NaN' not in path.read_text()  # which is no JSON
 
 
+@pytest.mark.slow
 def test_the_verb_prints_the_summary(whole, fields, tmp_path, capsys):
   shutil.copytree(whole[0], tmp_path / 'sweep')
   path = tmp_path / 'config.py'
@@ -262,6 +268,7 @@ def test_one_bad_scheme_stops_all(fields, tmp_path, schemes, rule):
   assert not (tmp_path / 'sweep').exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_config_is_refused(whole, fields):
   workdir, _ = whole
   before = times(workdir)

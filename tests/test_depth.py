@@ -493,7 +493,12 @@ def test_reused_keys_travel_through_the_loops():
 
 
 @pytest.mark.parametrize(
-  'layer,depth', (('cycle:2', 9), ('recurrent:1/2x2/1', 5), ('all', 12))
+  'layer,depth',
+  (
+    pytest.param('cycle:2', 9, marks=pytest.mark.slow),
+    ('recurrent:1/2x2/1', 5),
+    pytest.param('all', 12, marks=pytest.mark.slow),
+  ),
 )
 def test_the_same_weights_run_for_more_loops(layer, depth):
   config = config_of(layer)

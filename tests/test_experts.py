@@ -292,7 +292,11 @@ def check_equal(module, plain, context):
 
 @pytest.mark.parametrize(
   'style,activation',
-  (('moeut', 'relu'), ('sut', 'relu'), ('moeut', 'swiglu')),
+  (
+    ('moeut', 'relu'),
+    pytest.param('sut', 'relu', marks=pytest.mark.slow),
+    pytest.param('moeut', 'swiglu', marks=pytest.mark.slow),
+  ),
 )
 def test_feed_forward_equals_a_loop_over_tokens(style, activation):
   model = model_of(style, activation=activation)
@@ -337,6 +341,7 @@ def test_weights_begin_with_the_scale_of_the_depth():
     np.testing.assert_allclose(np.std(kernel['kernel']), std, rtol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('style', STYLES)
 def test_peri_norm_leaves_the_stream_its_size(style):
   """Softmaxes and routers see normalised input, values and experts do not:
@@ -582,6 +587,7 @@ def test_no_policy_keeps_a_copy_of_the_experts_per_layer(remat):
   assert compiled.memory_analysis().temp_size_in_bytes < 5 * rows
 
 
+@pytest.mark.slow
 def test_training_a_group_of_layers_lowers_the_loss():
   """Two layers, each visited twice, learn to count up; experts stay in use."""
   config = configs.cross(

@@ -207,6 +207,7 @@ def test_templates_get_the_mean_over_all_layers():
 # Visit by visit.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'case',
   [

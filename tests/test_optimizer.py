@@ -10,6 +10,12 @@ from shared_tfm import config
 from shared_tfm.train import optimizer
 
 NAMES = config.CHOICES['optimizer.name']
+RULES = [
+  name
+  if name in ('adamw', 'muon')
+  else pytest.param(name, marks=pytest.mark.slow)
+  for name in NAMES
+]
 SCHEDULES = config.CHOICES['optimizer.schedule']
 B1, B2, EPS = 0.9, 0.98, 1e-8
 RATE, DECAY = 0.1, 0.25
@@ -233,8 +239,9 @@ def test_adafactor_on_a_bank_of_one_row_is_adafactor_on_the_matrix():
     assert_close(left['stack']['kernel'][0], right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mask', ['kernel', 'kernel,scale', ''])
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', RULES)
 def test_without_gradients_only_the_named_leaves_shrink(name, mask):
   params = tree(0)
   zero = jax.tree.map(jnp.zeros_like, params)
@@ -262,7 +269,7 @@ def test_factors_decay_like_what_they_make_and_coefficients_never(mask):
   assert left['mix'] == {'kernel': 1}
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', RULES)
 def test_at_a_rate_of_nothing_nothing_changes(name):
   params, gradient = tree(0), tree(1)
   rule = made(name, warmup_steps=5, decay_mask='')  # the rate begins at 0
@@ -272,7 +279,7 @@ def test_at_a_rate_of_nothing_nothing_changes(name):
   assert all(jax.tree.leaves(moved))
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', RULES)
 def test_a_gradient_is_clipped_by_its_norm_over_all_leaves(name):
   params = tree(0)
   small, huge = tree(1, scale=1e-3), tree(2, scale=1e4)
@@ -286,7 +293,7 @@ def test_a_gradient_is_clipped_by_its_norm_over_all_leaves(name):
   assert optax.tree.norm(optax.tree.sub(free, clipped)) > 1e-2
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', RULES)
 def test_an_update_follows_the_sum_over_the_weight(name):
   params, *gradients = map(tree, range(3))
   summed = [jax.tree.map(lambda g: g * 0.125, g) for g in gradients]
@@ -295,7 +302,7 @@ def test_an_update_follows_the_sum_over_the_weight(name):
   jax.tree.map(np.testing.assert_array_equal, ours, mean)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', RULES)
 def test_sums_with_uneven_weights_accumulate_to_the_mean_over_all(name):
   params, *gradients = map(tree, range(5))
   weights = [0.5, 0.0078125, 1.0, 0.25]
@@ -313,7 +320,7 @@ def test_sums_with_uneven_weights_accumulate_to_the_mean_over_all(name):
   assert_close([after[3], after[7]], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', RULES)
 def test_without_any_weight_nothing_changes(name):
   params, weight = tree(0), jnp.float32(0)
   zero = jax.tree.map(jnp.zeros_like, params)

@@ -66,6 +66,7 @@ def test_every_input_is_seen(name, dropped):
   assert peers.difference(outputs, golden) > peers.TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'wrong'),
   [

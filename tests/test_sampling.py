@@ -110,6 +110,7 @@ def softmax(logits, temperature=1.0):
   return scores / scores.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('temperature', 'top_k'), [(1.0, 0), (0.5, 0), (2.0, V), (0.2, 3)]
 )

@@ -300,7 +300,9 @@ def poisoned(seed, value):
   return {**one, 'weights': one['weights'].at[1, 3].set(value)}
 
 
-@pytest.mark.parametrize('norm', ['layernorm', 'batchnorm'])
+@pytest.mark.parametrize(
+  'norm', ['layernorm', pytest.param('batchnorm', marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize('kind', BAD)
 def test_a_bad_batch_changes_nothing_but_the_counts(kind, norm):
   made = crossed(model__norm=norm)
@@ -315,7 +317,9 @@ def test_a_bad_batch_changes_nothing_but_the_counts(kind, norm):
   assert not np.isfinite(metrics[1]['grad_norm'])
 
 
-@pytest.mark.parametrize('norm', ['layernorm', 'batchnorm'])
+@pytest.mark.parametrize(
+  'norm', ['layernorm', pytest.param('batchnorm', marks=pytest.mark.slow)]
+)
 def test_after_a_bad_batch_all_goes_on_as_if_it_had_never_been(norm):
   made = crossed(model__norm=norm)
   good, bad = [batch(0), batch(1), batch(2)], poisoned(3, np.nan)
