@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shared_tfm import config as configs
 from shared_tfm.layers.context import Context
-from shared_tfm.model import build
+from shared_tfm.model import Transformer, build
 from shared_tfm.model.stack import Stack
 from shared_tfm.sharing import owners
 
@@ -217,6 +219,76 @@ def test_every_kind_of_layer_equals_plain_form(name, group):
   true_logits, true_grads, _ = expected(config, variables)
   assert_close(logits, true_logits, TOLERANCE['float32'])
   assert_close(grads, true_grads, TOLERANCE['float32'])
+
+
+def assert_near(left, right):
+  """Every leaf of both trees agrees but for rounding to 8 bits, as a whole."""
+  for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    assert np.linalg.norm(a - b) < 0.05 * max(np.linalg.norm(b), 1e-2)
+
+
+SEPARATE = {name: 'none' for name in ('layer', *oracle.COMPONENTS)}
+any_table = st.lists(
+  st.integers(0, LAYERS - 1), min_size=LAYERS, max_size=LAYERS
+).map(lambda rows: tuple(list(dict.fromkeys(rows)).index(r) for r in rows))
+
+
+@functools.cache
+def program_of_any_table(dtype):
+  """Gradients of a model whose tables are arguments: one program for all."""
+  config = config_of('none', sharing=SEPARATE, dtype=dtype)
+  model = dataclasses.replace(config.model, tables='state')
+
+  def loss(params, owners):
+    tables = {'stack': {'owners': owners}}
+    logits = Transformer(model, train=True).apply(
+      {'params': params, 'tables': tables}, TOKENS
+    )
+    return score(logits), logits
+
+  return config, jax.jit(jax.grad(loss, has_aux=True))
+
+
+def check_tables(tables, dtype, check):
+  config, program = program_of_any_table(dtype)
+  variables = variables_of(config_of('none', sharing=SEPARATE))
+  owners = {
+    name: jnp.array(tables.get(name, range(LAYERS)))[:, None]
+    for name in SEPARATE
+  }
+  grads, logits = program(variables['params'], owners)
+  params = dict(variables['params'])
+  params['stack'] = oracle.spread(params['stack']['rows'], tables)
+  neutral = dataclasses.replace(config.model, sharing=configs.Sharing())
+  true_grads, (true_logits, _) = plain_form(neutral)(params, {}, TOKENS)
+  gathered = oracle.gathered(true_grads['stack'], tables)
+  true_grads['stack'] = {
+    'rows': jax.tree.map(
+      lambda rows: np.pad(
+        rows, [(0, LAYERS - len(rows))] + [(0, 0)] * (rows.ndim - 1)
+      ),
+      gathered,
+    )
+  }
+  check(logits, true_logits)
+  check(grads, true_grads)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.fixed_dictionaries({name: any_table for name in oracle.COMPONENTS}))
+def test_any_tables_equal_plain_form(tables):
+  """Values, and gradients: of rows that nobody reads they are nothing."""
+  check_tables(
+    tables, 'float32', functools.partial(assert_close, tolerance=2e-5)
+  )
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=300)
+@given(st.fixed_dictionaries({name: any_table for name in oracle.COMPONENTS}))
+def test_any_tables_are_close_in_bfloat16(tables):
+  check_tables(tables, 'bfloat16', assert_near)
 
 
 @pytest.mark.parametrize('group', (1, pytest.param(2, marks=pytest.mark.slow)))

@@ -23,7 +23,8 @@ class Preset:
   Attributes:
     name: what it is called here.
     rule: from the number of layers and integers to fields.
-    source: where it is published.
+    source: where it is published, which is in the rule's docstring too.
+    shared: what is shared, in words.
     example: a use of it that the docs draw and the tests train.
     layers: the number of layers of the example.
   """
@@ -31,6 +32,7 @@ class Preset:
   name: str
   rule: Rule
   source: str
+  shared: str
   example: str
   layers: int
 
@@ -44,11 +46,6 @@ class Preset:
       ends += ']' * optional
     return form + ends
 
-  @property
-  def shared(self) -> str:
-    """What is shared, in words."""
-    return ' '.join((self.rule.__doc__ or '').split())
-
 
 PRESETS: dict[str, Preset] = {}
 
@@ -60,7 +57,9 @@ def preset(
 
   def register(rule: Rule) -> Rule:
     name = rule.__name__
-    PRESETS[name] = Preset(name, rule, source, example or name, layers)
+    shared = ' '.join((rule.__doc__ or '').split())
+    PRESETS[name] = Preset(name, rule, source, shared, example or name, layers)
+    rule.__doc__ = f'{rule.__doc__}\n\n  Source: {source}'
     return rule
 
   return register
