@@ -88,27 +88,49 @@ class Stack(nn.Module):
       past=past,
     )
     carry = visit.Carry(x_BLD, kv_slots, map_slots, past_slots)
-    run = functools.partial(visit.visit, layer, leaves)
+
+    def run(stored: Any, context: Context, carry: Any, this: Any) -> Any:
+      return visit.visit(layer, leaves, stored, dropout, context, carry, this)
 
     if is_plain(m):
-      body = functools.partial(run, stored, dropout, context)
+      body = functools.partial(run, stored, context)
       carry, (after, observed) = visit.over_visits(m, body, carry, visits)
       for name, kept in state.items():
         if self.is_mutable_collection(name):
           kept.value = after[name]
       ran = depth.Ran(carry.x_BLD[None], carry.replace(observed=observed))
-      return _balanced(m, ran, visits, context)
+    else:
+      ran = self._looped(run, stored, context, controls or {}, carry, visits)
+    found_losses = balance.losses(
+      m, visits.rows, ran.state.observed, context.mask_BL
+    )
+    return ran.replace(losses={**ran.losses, **found_losses})
+
+  def _looped(
+    self,
+    run: Any,
+    stored: Any,
+    context: Context,
+    controls: dict[str, Any],
+    carry: visit.Carry,
+    visits: visit.PerVisit,
+  ) -> depth.Ran:
+    """Prelude, the core by the rule of depth, and the coda at every exit."""
+    m = self.model
+    p, c, times, k = loops(m)
+    prelude, core, coda = (
+      jax.tree.map(lambda a, part=part: a[part], visits)
+      for part in (
+        slice(p),
+        slice(p, p + c * times),
+        slice(p + c * times, None),
+      )
+    )
+    core = jax.tree.map(lambda a: a.reshape(times, c, *a.shape[1:]), core)
 
     def scan(stored: Any, carry: Any, these: Any, context: Context) -> Any:
-      body = functools.partial(run, stored, dropout, context)
+      body = functools.partial(run, stored, context)
       return visit.over_visits(m, body, carry, these)[0]
-
-    p, c, times, k = loops(m)
-    prelude = jax.tree.map(lambda a: a[:p], visits)
-    core = jax.tree.map(
-      lambda a: a[p : p + c * times].reshape(times, c, *a.shape[1:]), visits
-    )
-    coda = jax.tree.map(lambda a: a[p + c * times :], visits)
 
     def loop(stored: Any, carry: Any, i: Any, context: Context) -> Any:
       """The core's visits; further loops than the table has repeat its last."""
@@ -116,8 +138,9 @@ class Stack(nn.Module):
       these = these.replace(index=p + i * c + jnp.arange(c))
       return scan(stored, carry, these, context)
 
-    body = functools.partial(run, stored, dropout, context)
-    carry = self._observing(body, carry, visits)
+    carry = self._observing(
+      functools.partial(run, stored, context), carry, visits
+    )
     if p:
       carry = scan(stored, carry, prelude, context)
     drawn = self.has_rng('depth') and self.train
@@ -125,7 +148,7 @@ class Stack(nn.Module):
       depth.Core(
         model=m,
         loops=loops(m),
-        controls=controls or {},
+        controls=controls,
         run=functools.partial(loop, stored),
         frozen=functools.partial(loop, jax.lax.stop_gradient(stored)),
         context=context,
@@ -135,14 +158,13 @@ class Stack(nn.Module):
       carry,
     )
     if not k:
-      return _balanced(m, ran, visits, context)
+      return ran
     exits = jax.lax.map(
       lambda x_BLD: scan(stored, ran.state.replace(x_BLD=x_BLD), coda, context),
       ran.x_XBLD,
     )
     state = jax.tree.map(lambda a: a[-1], exits)
-    ran = ran.replace(x_XBLD=exits.x_BLD, state=state)
-    return _balanced(m, ran, visits, context)
+    return ran.replace(x_XBLD=exits.x_BLD, state=state)
 
   def _observing(self, body: Any, carry: Any, visits: Any) -> Any:
     """The carry with room for what every visit observes."""
@@ -201,15 +223,6 @@ class Stack(nn.Module):
       for name in shapes
       if name != 'params'
     }
-
-
-def _balanced(
-  model: Model, ran: depth.Ran, visits: visit.PerVisit, context: Context
-) -> depth.Ran:
-  """With the losses of routers, which look at all of their visits together."""
-  observed = ran.state.observed
-  found = balance.losses(model, visits.rows, observed, context.mask_BL)
-  return ran.replace(losses={**ran.losses, **found})
 
 
 def _here(tables: visit.Tables, found: Mapping[str, Component]) -> visit.Tables:
