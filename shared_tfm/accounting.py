@@ -134,9 +134,11 @@ def _layer_flops(stack: Model, length: int) -> int:
   products: float = n + _makers(stack, stack.sharing.map_source)
   products += 2 * n * ('cross_attention' in stack.sublayers)
   shares = loops.shares(stack)
-  total = round(total * sum(shares) / n)
+  total = round(total * sum(shares) / n) * loops.segments(stack)
+  total += loops.control_flops(stack)
   products *= sum(share**2 for share in shares) / n
   products += 2 * (sum(loops.attended_loops(stack)) - n)
+  products *= loops.segments(stack)
   return total + round(2 * length * stack.num_heads * stack.head_dim * products)
 
 

@@ -34,10 +34,11 @@ MODELS = (
     'sharing': {'layer': 'all', 'feed_forward_gate': 'sandwich'},
   },
   {'sharing': {'layer': 'all'}, 'depth': {'rule': 'act', 'norm': True}},
+  {'sharing': {'layer': 'cycle:2'}, 'depth': {'rule': 'token_choice'}},
   {
     'norm': 'rmsnorm',
     'sharing': {'layer': 'cycle:2'},
-    'depth': {'rule': 'token_choice', 'injection': 'linear', 'norm': True},
+    'depth': {'rule': 'exits', 'injection': 'linear', 'norm': True},
   },
   {
     'activation': 'swiglu',
@@ -104,7 +105,7 @@ def test_counts_equal_the_tree(model):
 
 
 def test_albert_counts():
-  """ALBERT base, E 128, all shared: papers.md, section 1, without the pooler.
+  """ALBERT base, E 128, all shared, as its code counts, without the pooler.
 
   Ours has a masked-LM head besides: D E + E, a norm 2E, and a bias V.
   """
@@ -131,7 +132,7 @@ def test_albert_counts():
 
 
 def test_mobilellm_counts():
-  """MobileLLM-125M: 124,635,456 (papers.md, section 5), and LS as many."""
+  """MobileLLM-125M: 124,635,456 by its published config, and LS as many."""
   model = {
     'num_layers': 30,
     'd_model': 576,

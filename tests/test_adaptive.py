@@ -502,7 +502,8 @@ def test_an_adaptive_run_that_was_cut_equals_one_that_was_not(
   assert whole == result
   changes = [line['step'] for line in log.read(tmp_path / 'cut')]
   assert max(changes) == 12
-  tables = [x['layer'] for x in lines(tmp_path / 'cut') if x['kind'] == 'table']
+  found = [x for x in lines(tmp_path / 'cut') if x['kind'] == 'table']
+  tables = [x['tables']['layer'] for x in found]
   assert len(tables) > 1
   if name == 'unshare_when':
     assert tables == ['0,0,0,0', '0,1,2,3']  # at step 8, after the cut
@@ -524,10 +525,11 @@ def test_a_run_writes_down_its_tables(merged):
   workdir, _, result = merged
   found = [line for line in lines(workdir) if line['kind'] == 'table']
   assert [line['step'] for line in found] == [0, 2, 4]
-  rows = [1 + max(map(int, line['layer'].split(','))) for line in found]
+  texts = [line['tables']['layer'] for line in found]
+  rows = [1 + max(map(int, text.split(','))) for text in texts]
   assert rows == [4, 3, 2]
-  assert {line['norm'] for line in found} == {'0,1,2,3'}  # adapt.only
-  last = found[-1]['layer']
+  assert {line['tables']['norm'] for line in found} == {'0,1,2,3'}  # adapt.only
+  last = found[-1]['tables']['layer']
   assert result['frozen_sharing'] == f'layer={last} norm=none'
   assert json.loads((workdir / 'result.json').read_text()) == result
 
@@ -537,7 +539,8 @@ def test_a_run_logs_how_far_visits_agree(merged):
   found = [x for x in lines(merged[0]) if x['kind'] == 'visit_gradients']
   assert [line['step'] for line in found] == [4, 8]
   for line in found:
-    values = [line[n] for n in ('attention', 'feed_forward', 'norm', 'layer')]
+    names = ('attention', 'feed_forward', 'norm', 'layer')
+    values = [line[f'cosine.{name}'] for name in names]
     assert all(-1 < value < 1 for value in values)
     assert len(set(values)) == 4
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 
@@ -177,6 +178,21 @@ def test_a_sweep_that_was_cut_goes_on(whole, fields, tmp_path, interrupt):
   assert curves(tmp_path) == curves(expected_folder)
   assert tables.read(tmp_path / 'results.csv') == results
   assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+
+
+def test_every_scheme_has_its_own_folder():
+  schemes = (
+    'cycle:2',
+    'none+sequence:1',
+    'none|sequence:1',
+    'none sequence=all',
+    'recurrent:1/1x2/1',
+    '@albert:2',
+    'attention=all norm=none',
+  )
+  slugs = [compare._slug(scheme) for scheme in schemes]
+  assert len(set(slugs)) == len(schemes)
+  assert all(re.fullmatch(r'[\w.,=@+!~-]+', slug) for slug in slugs)
 
 
 @pytest.mark.slow

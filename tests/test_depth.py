@@ -212,6 +212,16 @@ def test_random_depth_trains_the_last_loops_only():
     np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-4)
 
 
+def test_random_depth_that_cuts_nothing_trains_everything():
+  """As few loops as are kept: what comes before them has its gradient."""
+
+  def drawn(x):
+    ran = recurrence.random(core_of(mean_loops=1.0, backprop_loops=8), carry(x))
+    return jnp.sum(jnp.sin(ran.x_XBLD))
+
+  assert np.abs(jax.grad(drawn)(jnp.asarray(X))).min() > 0
+
+
 @pytest.mark.parametrize('short', (1.0, 30.0))
 def test_random_depth_of_any_length(short):
   """Fewer loops than are kept, and many more than the config's."""
@@ -331,17 +341,20 @@ def test_expert_choice_equals_a_loop_over_tokens():
   np.testing.assert_allclose(ran.losses['router_z'], 0.2 * np.mean(zs), 1e-4)
 
 
-def test_gathering_tokens_equals_masking_them():
+@pytest.mark.parametrize('padded', (False, True))
+def test_gathering_tokens_equals_masking_them(padded):
   """With reused keys nothing is gathered; without, both forms agree."""
-  core = routed_core()
+  context = core_of().context if padded else None
+  core = routed_core(context=context, z_loss=0.3)
   gathered = routing._gathered(core, carry())
   masked = routing._masked(core, carry())
+  seen = MASK if padded else np.ones_like(MASK)
   np.testing.assert_allclose(
-    gathered.x_XBLD, masked.x_XBLD, rtol=1e-4, atol=1e-5
+    gathered.x_XBLD[0][seen], masked.x_XBLD[0][seen], rtol=1e-4, atol=1e-5
   )
-  np.testing.assert_allclose(
-    gathered.losses['router'], masked.losses['router'], rtol=1e-5
-  )
+  assert set(gathered.losses) == {'router', 'router_z'}
+  for name, loss in gathered.losses.items():
+    np.testing.assert_allclose(loss, masked.losses[name], rtol=1e-5)
 
 
 def test_expert_choice_does_not_look_ahead_when_it_evaluates():
@@ -578,7 +591,7 @@ RULES = {
   'token choice': ('cycle:2', dict(rule='token_choice')),
   'token choice, bias': (
     'cycle:2',
-    dict(rule='token_choice', balance='bias', balance_weight=0.01),
+    dict(rule='token_choice', balance='bias', balance_rate=0.01),
   ),
   'HRM': (
     '0,0,1,0,0,1',
@@ -632,6 +645,13 @@ ERRORS = {
   ('cycle:3', ('rule', 'two_level')): (
     'two_level needs as many loops as a multiple of inner_loops + 1 = 3, got 2'
   ),
+  ('cycle:2', ('start', 'zeros')): (
+    'model.depth.start zeros needs an injection, or the core never sees its'
+    ' input'
+  ),
+  ('cycle:2', ('halt_epsilon', 3.0)): (
+    'model.depth.halt_epsilon must be below 1, got 3.0'
+  ),
   ('cycle:2', ('rule', 'akt')): (
     "unknown model.depth.rule 'akt'; did you mean 'act'?"
   ),
@@ -646,10 +666,45 @@ def test_bad_depth(case):
   assert str(error.value) == ERRORS[case]
 
 
+@pytest.mark.parametrize('rule', ('expert_choice', 'token_choice', 'two_level'))
+@pytest.mark.parametrize(
+  'unused', ({'injection': 'add'}, {'norm': True}), ids=str
+)
+def test_a_rule_without_injection_or_norm_says_so(rule, unused):
+  with pytest.raises(BadInput, match=f'model.depth.rule {rule} has no'):
+    config_of('all', rule=rule, **unused)
+
+
+@pytest.mark.parametrize('gradient', ('mean', 'owner'))
+@pytest.mark.parametrize('rule', ('random', 'two_level'))
+def test_what_trains_the_last_visits_sums_them(rule, gradient):
+  model = {**SIZES, 'sharing': {'layer': 'all'}, 'shared_gradient': gradient}
+  with pytest.raises(BadInput, match='trains the last visits only'):
+    configs.cross({'model': {**model, 'depth': {'rule': rule}}})
+
+
 def test_random_depth_needs_loops_that_are_alike():
   fields = {'num_layers': 6, 'depth': {'rule': 'random', 'core': 2}}
   with pytest.raises(BadInput, match='same rows in every loop, got none'):
     configs.cross({'model': {**fields, 'sharing': {'layer': 'none'}}})
+
+
+REFUSED = {
+  'tables that change': {'adapt': {'method': 'merge'}},
+  'an encoder_decoder runs': {'model': {'family': 'encoder_decoder'}},
+  'model.residual_scale depth': {'model': {'residual_scale': 'depth'}},
+  'a model of rule token_choice': {
+    'model': {'depth': {'rule': 'token_choice'}}
+  },
+}
+
+
+@pytest.mark.parametrize('rule', REFUSED)
+def test_what_was_trained_for_its_own_depth_is_not_run_longer(rule):
+  model = {**SIZES, 'sharing': {'layer': 'all'}}
+  given = {**REFUSED[rule], 'model': model | REFUSED[rule].get('model', {})}
+  with pytest.raises(BadInput, match=rule):
+    configs.with_loops(configs.cross(given), 9)
 
 
 @pytest.mark.parametrize('layer', ('none', '0,1,0,1,0,1', 'cycle:2+none@2'))

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import flax.linen as nn
 import jax
@@ -327,6 +328,28 @@ def test_levels_and_templates_run_over_both_sides():
     grads['encoder']['level_1']['feed_forward']['up']['kernel']['a'],
   ):
     assert (np.abs(leaf).reshape(6, -1).max(axis=1) > 1e-6).all()
+
+
+def test_a_whole_layer_across_is_drawn(capsys):
+  config = configs.cross(
+    {
+      'model': {
+        'family': 'encoder_decoder',
+        'num_layers': 2,
+        'sharing': {'layer': 'all', 'across': 'layer'},
+      }
+    }
+  )
+  drawn = overview.render(config, accounting.describe(config))
+  assert re.search(r'encoder, then decoder\nlayer +0 +1 +2 +3\n', drawn)
+  assert re.search(r'layer +0 +0 +0 +0 +all +1 row, each read 4 times', drawn)
+
+
+def test_a_spec_for_what_no_layer_has_is_refused():
+  for family, name in (('decoder', 'cross_attention'), ('decoder', 'step')):
+    fields = {'family': family, 'sharing': {name: 'all'}}
+    with pytest.raises(BadInput, match=f'a spec for {name}, which no layer'):
+      configs.cross({'model': fields})
 
 
 def test_who_sees_what():

@@ -1,4 +1,4 @@
-"""Rooms import downwards only: design.md, section 4."""
+"""Rooms import downwards only."""
 
 import ast
 import pathlib

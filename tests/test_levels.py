@@ -179,9 +179,6 @@ MISFITS = {
   ('norm_attention', '=norm.feed_forward'): (
     'norm_attention: =norm.feed_forward is for a part such as attention.key'
   ),
-  ('layer', 'none|sequence:2'): (
-    'layer: a table after | is for parts with heads or neurons, got |sequence:2'
-  ),
   ('norm', 'none|all'): (
     'norm: a table after | is for parts with heads or neurons, got |all'
   ),

@@ -367,7 +367,7 @@ def test_any_specs_equal_plain_loops(sharing):
 
 
 def test_ranks_are_capped():
-  """At min(d_in, d_out): Relaxed Recursive Transformers' Gemma (papers.md)."""
+  """At min(d_in, d_out): Relaxed Recursive Transformers' Gemma (2410.20672)."""
   config = config_of({'layer': 'all+none@64', 'feed_forward_down': 'none@8'})
   found = stored_shapes(config.model)
   assert found['level_1', 'feed_forward', 'up', 'kernel', 'a'] == (N, 16, 16)

@@ -12,7 +12,7 @@ from shared_tfm.sharing import draw, owners, resolve
 from shared_tfm.sharing.levels import assignments
 from shared_tfm.sharing.table import SCHEMES, parse
 
-# design.md, section 1: every scheme over eight layers.
+# Every scheme over eight layers.
 EIGHT = {
   'none': (0, 1, 2, 3, 4, 5, 6, 7),
   'all': (0, 0, 0, 0, 0, 0, 0, 0),

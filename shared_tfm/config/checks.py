@@ -37,6 +37,7 @@ _MAY_BE_NEGATIVE = {
 _BELOW_ONE = {
   'model.core_dropout',
   'model.dropout',
+  'model.depth.halt_epsilon',
   'data.mask_rate',
   'optimizer.b1',
   'optimizer.b2',
@@ -157,6 +158,7 @@ def _check_model(model: Model) -> None:
     )
     fitting.check_sharing(stack)
     loops.check(stack)
+  fitting.check_parts(model)
 
 
 def _check_experts(model: Model) -> None:
@@ -254,13 +256,18 @@ def _check_adapting(config: Config) -> None:
     f' {(soft or [given.kv_source or given.map_source])[0]}',
   )
   need(
+    model.depth.rule != 'random',
+    'tables that change (adapt.method) may not repeat in every loop, as'
+    ' model.depth.rule random needs',
+  )
+  need(
     optimizer.name != 'adafactor' or model.num_layers < 128,
     'adafactor, which would factor the axis of rows, needs fewer than 128'
     f' layers where tables change, got {model.num_layers}',
   )
   found = shapes.components(model)
   adapted = [name for name, component in found.items() if component.owners]
-  for name in adapt.only.split(',') if adapt.only else ():
+  for name in adapt.only.replace(' ', '').split(',') if adapt.only else ():
     if name not in adapted:
       raise unknown('component in adapt.only', name, adapted)
   need(

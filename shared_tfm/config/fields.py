@@ -188,7 +188,8 @@ class Depth:
   router_loss: float = 0.001  # expert_choice: of predicting the selection
   router_function: str = 'softmax'  # token_choice
   balance: str = 'loss'  # token_choice: how loops are kept in use
-  balance_weight: float = 0.1  # of the loss, or the step of the bias
+  balance_weight: float = 0.1  # of the loss
+  balance_rate: float = 0.001  # by which the bias is moved at every step
   z_loss: float = 0.0  # routing: of squared log-partition functions
   inner_loops: int = 2  # two_level: low-level runs for each high-level one
   supervision: int = 1  # two_level: segments, each scored, detached in between
@@ -196,7 +197,7 @@ class Depth:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """The network. Letters as in design: N, D, H, G, K, F, V, E, L."""
+  """The network. Letters as in layers/: N, D, H, G, K, F, V, E, L."""
 
   family: str = 'decoder'
   num_layers: int = 6  # N: the number of visits, however few rows are stored
@@ -347,7 +348,7 @@ class Data:
 class Config:
   """Everything one run needs.
 
-  `preset` names what a published system shares; see sharing/presets.py. Its
+  `preset` names what a published system shares; see sharing/presets/. Its
   fields are laid under the config's own, and it is '' from then on.
   """
 

@@ -149,7 +149,25 @@ def check_sharing(model: Model) -> None:
     shapes.matrices(model),
     shapes.units(model),
     sides.readers(model),
+    model.sharing_decoder.specs() if model.causal else (),
   )
+
+
+def check_parts(model: Model) -> None:
+  """Specs are for parts that some stack of the model has."""
+  held = {
+    path
+    for stack in sides.stacks(model).values()
+    for path in shapes.layer(stack)
+  }
+  for group in ('sharing', 'sharing_decoder'):
+    for name in getattr(model, group).specs():
+      need(
+        name == table.ROOT
+        or any(f'{at}.'.startswith(f'{name}.') for at in held),
+        f'model.{group} has a spec for {name}, which no layer of this model'
+        ' has',
+      )
 
 
 def check_signals(model: Model) -> None:

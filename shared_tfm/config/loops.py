@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from shared_tfm.config import shapes
 from shared_tfm.config.fields import Model
-from shared_tfm.errors import BadInput, need
+from shared_tfm.errors import need
 from shared_tfm.sharing import levels, table
 
 
@@ -86,6 +86,20 @@ def attended_loops(model: Model) -> tuple[int, ...]:
   return (1,) * p + core + (1,) * k
 
 
+def control_flops(model: Model) -> int:
+  """Of injection, halting units and routers, forward, for one token."""
+  depth, d, times = model.depth, model.d_model, loops(model).times
+  halts = depth.rule in ('act', 'ponder')
+  per_loop = 2 * d * halts + 4 * d * d * (depth.injection == 'linear')
+  router = 2 * d * times * (depth.rule in ('expert_choice', 'token_choice'))
+  return per_loop * times + router
+
+
+def segments(model: Model) -> int:
+  """How many times all of it is run for one update, one after the other."""
+  return model.depth.supervision if model.depth.rule == 'two_level' else 1
+
+
 def check(model: Model) -> None:
   """Checks what `model.depth` says.
 
@@ -117,6 +131,28 @@ def check(model: Model) -> None:
       f' or recurrent, or model.depth.core; {model.sharing.layer!r} with'
       f' {model.num_layers} layers runs its core once',
     )
+  routed = depth.rule in ('expert_choice', 'token_choice')
+  injects = not routed and depth.rule != 'two_level'
+  need(
+    injects or depth.injection == 'none',
+    f'{rule} has no input injection, got {depth.injection}',
+  )
+  need(
+    injects or not depth.norm,
+    f'{rule} has no norm after its loops (model.depth.norm)',
+  )
+  need(
+    depth.start == 'input'
+    or depth.rule == 'two_level'
+    or (injects and depth.injection != 'none'),
+    f'model.depth.start {depth.start} needs an injection, or the core never'
+    ' sees its input',
+  )
+  need(
+    depth.rule not in ('random', 'two_level') or model.shared_gradient == 'sum',
+    f'{rule} trains the last visits only and needs model.shared_gradient sum,'
+    f' got {model.shared_gradient}',
+  )
   need(
     model.norm != 'batchnorm',
     f'batchnorm keeps statistics per visit and needs a fixed depth, got {rule}',
@@ -130,10 +166,6 @@ def check(model: Model) -> None:
     depth.rule != 'two_level' or times % (depth.inner_loops + 1) == 0,
     'two_level needs as many loops as a multiple of inner_loops + 1 ='
     f' {depth.inner_loops + 1}, got {times}',
-  )
-  need(
-    depth.rule != 'two_level' or depth.injection == 'none',
-    f'two_level injects by itself, got injection {depth.injection}',
   )
   need(
     depth.rule != 'ponder' or 0 < depth.prior_rate < 1,
@@ -152,7 +184,6 @@ def check(model: Model) -> None:
     depth.criterion != 'cdf' or depth.rule == 'ponder',
     f'the criterion cdf needs the rule ponder, got {depth.rule}',
   )
-  routed = depth.rule in ('expert_choice', 'token_choice')
   need(
     not (routed and model.sharing.map_source),
     f'{rule} cannot reuse attention maps (map_source)',
@@ -201,8 +232,20 @@ def rerun(model: Model, times: int) -> Model:
   need(times > 0, f'the number of loops must be at least 1, got {times}')
   rule = model.depth.rule
   need(
+    model.family != 'encoder_decoder',
+    'an encoder_decoder runs the loops that it was trained for',
+  )
+  need(
+    model.tables == 'fixed',
+    'tables that change have a row ready for every layer, and no more',
+  )
+  need(
     rule not in ('expert_choice', 'token_choice', 'two_level'),
     f'a model of rule {rule} runs as many loops as it was trained for',
+  )
+  need(
+    model.residual_scale == 'none',
+    'model.residual_scale depth was trained for its own number of loops',
   )
   need(
     now > 1 or c < model.num_layers,
@@ -222,11 +265,14 @@ def rerun(model: Model, times: int) -> Model:
   for name, component in shapes.components(model).items():
     rows = [max(owners) + 1 for owners in component.owners]
     others = [max(owners) + 1 for owners in new[name].owners]
-    if rows != others:
-      raise BadInput(
-        f'{component.spec} for {name} stores {rows[0]} rows at {now} loops and'
-        f' {others[0]} at {times}; only tables that repeat can be run for'
-        ' another number of loops'
+    for level, one, other in zip(
+      component.spec.levels, rows, others, strict=True
+    ):
+      need(
+        one == other,
+        f'{level} for {name} stores {one} rows at {now} loops and {other}'
+        f' at {times}; only tables that repeat can be run for another number'
+        ' of loops',
       )
   return after
 

@@ -91,7 +91,7 @@ class Controls(nn.Module):
     if self.balances and self.train:
       used_R: Any = ran.used_R
       way_R = jnp.sign(1 / len(used_R) - used_R)
-      self.bias.value += self.model.depth.balance_weight * way_R
+      self.bias.value += self.model.depth.balance_rate * way_R
 
 
 def _kernel(key: jax.Array, shape: tuple[int, int]) -> dict[str, Any]:

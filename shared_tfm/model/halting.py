@@ -17,7 +17,8 @@ def act(core: Core, state: Any) -> Ran:
   halted position's state is still updated, since others attend to it; the
   result is what its weights select:
 
-    accumulated  sum of w * state, Graves' equation 13
+    accumulated  sum of w * state, Graves' equation 13; a position that has not
+                 halted by the last loop has weights of less than 1 in all
     basic        new * w + previous * (1 - w), a running interpolation, which
                  is what Tensor2Tensor's 'basic' Universal Transformer does
 

@@ -31,8 +31,9 @@ def random(core: Core, state: Any) -> Ran:
 
   In training, loops ~ Poisson(rate) + 1 with rate ~ LogNormal(log(mean) -
   sigma^2 / 2, sigma), section 3.2; the last `backprop_loops` of them are
-  differentiated, the others run in a loop that keeps nothing. At evaluation
-  there are as many as the config's depth says.
+  differentiated, the others run in a loop that keeps nothing. Where there are
+  others, what comes before the core is trained by what is injected. At
+  evaluation there are as many loops as the config's depth says.
   """
   if not core.train:
     return fixed(core, state)
@@ -42,11 +43,14 @@ def random(core: Core, state: Any) -> Ran:
   state = state.replace(x_BLD=core.start(first_BLD))
   untrained = jnp.maximum(loops - kept, 0)
   still = jax.lax.stop_gradient(first_BLD)
-  state = jax.lax.fori_loop(
+  constant = jax.lax.fori_loop(
     0,
     untrained,
     lambda i, s: core.detached().step(s, i, still),
     jax.lax.stop_gradient(state),
+  )
+  state = jax.tree.map(
+    lambda a, b: jnp.where(untrained > 0, a, b), constant, state
   )
 
   def loop(state: Any, i: jax.Array) -> tuple[Any, None]:

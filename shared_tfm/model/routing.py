@@ -40,34 +40,46 @@ def _gathered(core: Core, state: Any) -> Ran:
     y_BMD = _take(x_BLD, chosen_BM)
     logits_BM = _logits(core, y_BMD, r)
     capacity = max(1, length * (times - r) // times)
-    selected_BM, places_BK = _highest(logits_BM, capacity)
-    loss += jnp.mean(_cross_entropy(logits_BM, selected_BM))
-    z += jnp.mean(logits_BM**2)
+    live_BM = jnp.ones(logits_BM.shape, bool)
+    if context.mask_BL is not None:
+      live_BM = _take(context.mask_BL, chosen_BM)
+    among_BM = jnp.where(live_BM, logits_BM, -jnp.inf)
+    selected_BM, places_BK = _highest(among_BM, capacity)
+    seen = jnp.maximum(jnp.sum(live_BM), 1)
+    entropy_BM = _cross_entropy(logits_BM, selected_BM & live_BM) * live_BM
+    loss += jnp.sum(entropy_BM) / seen
+    z += jnp.sum(logits_BM**2 * live_BM) / seen
     gate_BK = depth.router_alpha * jax.nn.sigmoid(_take(logits_BM, places_BK))
     chosen_BM = _take(chosen_BM, places_BK)
-    mask_BL = context.mask_BL
+    padded = context.mask_BL is not None
     state = core.run(
       state.replace(x_BLD=_take(y_BMD, places_BK)),
       r,
       context.replace(
         positions_BL=_take(context.positions_BL, chosen_BM),
-        mask_BL=None if mask_BL is None else _take(mask_BL, chosen_BM),
+        mask_BL=_take(live_BM, places_BK) if padded else None,
       ),
     )
     added_BKD = state.x_BLD * gate_BK[..., None].astype(x_BLD.dtype)
     x_BLD = jax.vmap(lambda x, at, new: x.at[at].add(new))(
       x_BLD, chosen_BM, added_BKD
     )
-  losses = {'router': depth.router_loss * loss / times}
-  if depth.z_loss:
-    losses['router_z'] = depth.z_loss * z / times
   mean = sum((times - r) / times for r in range(times))
   return Ran(
     x_BLD[None],
     state.replace(x_BLD=x_BLD),
-    losses=losses,
+    losses=_losses(core, loss, z),
     metrics={'loops': jnp.float32(mean)},
   )
+
+
+def _losses(core: Core, loss: Any, z: Any) -> dict[str, jax.Array]:
+  """The router's, from sums over loops."""
+  depth, times = core.model.depth, core.loops.times
+  losses = {'router': depth.router_loss * loss / times}
+  if depth.z_loss:
+    losses['router_z'] = depth.z_loss * z / times
+  return losses
 
 
 def _masked(core: Core, state: Any) -> Ran:
@@ -80,6 +92,7 @@ def _masked(core: Core, state: Any) -> Ran:
     live_BL = context.mask_BL
   taken_BL = live_BL
   loss: Any = 0.0
+  z: Any = 0.0
   loops_BL = jnp.zeros(x_BLD.shape[:2], jnp.float32)
   for r in range(times):
     logits_BL = _logits(core, x_BLD, r)
@@ -89,7 +102,9 @@ def _masked(core: Core, state: Any) -> Ran:
       now_BL, _ = _highest(among_BL, capacity)
       now_BL &= taken_BL
       entropy_BL = _cross_entropy(logits_BL, now_BL) * taken_BL
-      loss += jnp.sum(entropy_BL) / jnp.maximum(jnp.sum(taken_BL), 1)
+      seen = jnp.maximum(jnp.sum(taken_BL), 1)
+      loss += jnp.sum(entropy_BL) / seen
+      z += jnp.sum(logits_BL**2 * taken_BL) / seen
       taken_BL = now_BL
     elif r:
       taken_BL = taken_BL & (logits_BL > 0)
@@ -103,7 +118,7 @@ def _masked(core: Core, state: Any) -> Ran:
   return Ran(
     x_BLD[None],
     state.replace(x_BLD=x_BLD),
-    losses={'router': depth.router_loss * loss / times} if core.train else {},
+    losses=_losses(core, loss, z) if core.train else {},
     metrics={'loops': core.mean(loops_BL)},
   )
 

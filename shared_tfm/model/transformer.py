@@ -197,7 +197,8 @@ class Transformer(nn.Module):
     outputs = self.outputs(tokens_BL, mask_BL, *args, **source)
     if self.model.depth.criterion == 'none':
       logits_BLV = self.scores(outputs.hidden_XBLD[-1], mask_BL)
-      return logits_BLV, outputs.metrics.get('loops')
+      several = len(outputs.hidden_XBLD) > 1  # of which this is the last
+      return logits_BLV, None if several else outputs.metrics.get('loops')
     logits_XBLV = jnp.stack(
       [self.scores(x_BLD, mask_BL) for x_BLD in outputs.hidden_XBLD]
     )

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import platform
-import re
 from collections.abc import Sequence
 from importlib import metadata
 from math import nan
@@ -142,7 +141,8 @@ def _sweep(
 
 
 def _slug(scheme: str) -> str:
-  return re.sub(r'[^\w.,=@]', '-', scheme)
+  """A folder's name, another for every scheme."""
+  return scheme.translate(str.maketrans(':|/', '-!~') | {ord(' '): '--'})
 
 
 def _finished(run: Run, dataset: Dataset, bar: Any) -> dict[str, Any]:
@@ -155,7 +155,12 @@ def _finished(run: Run, dataset: Dataset, bar: Any) -> dict[str, Any]:
 
 
 def _result(run: Run, measured: dict[str, Any]) -> tables.Result:
-  described = accounting.describe(run.config)
+  config = run.config
+  if frozen := measured.get('frozen_sharing'):  # tables as they were at the end
+    config = configs.with_sharing(
+      dataclasses.replace(config, adapt=configs.Adapt()), frozen
+    )
+  described = accounting.describe(config)
   measured = {name: _number(value) for name, value in measured.items()}
   return tables.Result(
     scheme=run.scheme,

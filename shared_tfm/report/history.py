@@ -25,8 +25,7 @@ def read(workdir: Path) -> History:
       line['step'],
       {
         name: tuple(map(int, text.split(',')))
-        for name, text in line.items()
-        if name not in ('kind', 'step', 'time')
+        for name, text in line['tables'].items()
       },
     )
     for line in log.read(workdir)

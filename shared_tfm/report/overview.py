@@ -3,7 +3,7 @@
 from typing import Any
 
 from shared_tfm import accounting
-from shared_tfm.config import Config, Model, sides
+from shared_tfm.config import Config, Model, loops, shapes, sides
 from shared_tfm.sharing import drawing
 
 TITLES = {'encoder': 'encoder', 'stack': 'decoder'}  # where there are two
@@ -19,6 +19,7 @@ def render(config: Config, described: dict[str, Any]) -> str:
   owners = '\n\n'.join(drawings(config.model))
   params, flops = described['params'], described['flops_per_token']
   rows = {
+    **_depth(config.model),
     'stored parameters': f'{params["stored"]:,}',
     'applied parameters': f'{params["applied"]:,}',
     'embedding / non-embedding': (
@@ -35,6 +36,17 @@ def render(config: Config, described: dict[str, Any]) -> str:
   return f'{owners}\n\n{counts}'
 
 
+def _depth(model: Model) -> dict[str, str]:
+  """The rule of depth, where the tables do not say all of it."""
+  stack = sides.stacks(model)['stack']
+  if loops.is_plain(stack) and stack.depth.attention == 'loop':
+    return {}
+  p, c, times, k = loops.loops(stack)
+  ends = [f'{n} {word}' for n, word in ((p, 'before'), (k, 'after')) if n]
+  core = f'{c} layer{"s" * (c > 1)} looped {times} times'
+  return {'depth': f'{stack.depth.rule}: {", ".join([core, *ends])}'}
+
+
 def drawings(model: Model) -> list[str]:
   """The owner tables of every stack, and those that run over two."""
   stacks = sides.sides(model)
@@ -47,11 +59,17 @@ def drawings(model: Model) -> list[str]:
       if spec := getattr(stack.sharing, name):
         specs[name] = spec
     title = f'{TITLES[side]}\n' if len(stacks) > 1 else ''
-    drawn.append(title + drawing.draw(specs, stack.num_layers))
+    unread = {
+      name: component.owners
+      for name in specs
+      if name not in accounting.SOURCES
+      and (component := shapes.component_of(stack, name)).reads
+    }
+    drawn.append(title + drawing.draw(specs, stack.num_layers, unread))
   names = sides.across(model)
   if names:
-    given = accounting.specs(stacks['encoder'])
+    joint = dict(getattr(stacks['encoder'], 'joint', ()))
     layers = sum(stack.num_layers for stack in stacks.values())
-    specs = {name: given[name] for name in names}
+    specs = {name: str(joint[name].spec) for name in names}
     drawn.append(f'encoder, then decoder\n{drawing.draw(specs, layers)}')
   return drawn

@@ -1,10 +1,11 @@
 """Whether the specs of a model fit its layers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from shared_tfm.errors import BadInput, need, unknown
 from shared_tfm.sharing import table
 from shared_tfm.sharing.levels import Shape, parse
+from shared_tfm.sharing.table import ROOT
 
 
 def check(
@@ -13,6 +14,7 @@ def check(
   parts: Mapping[str, Shape],
   units: Mapping[str, int],
   readers: Mapping[str, tuple[bool, ...]] | None = None,
+  elsewhere: Collection[str] = (),
 ) -> None:
   """Checks that specs fit a model.
 
@@ -22,6 +24,7 @@ def check(
     parts: the shape of every matrix of a layer, by dotted part.
     units: how many heads or neurons it has, by dotted part; 0: none.
     readers: see `component.components`.
+    elsewhere: names whose spec was given in `sharing_decoder`.
 
   Raises:
     BadInput: the name, the rule and what was given.
@@ -35,8 +38,9 @@ def check(
       if spec.within:
         _check_within(name, spec.within, specs, units)
     except BadInput as error:
+      group = 'sharing_decoder' if name in elsewhere else 'sharing'
       field = name.replace('.', '_')
-      raise BadInput(f'model.sharing.{field}: {error}') from None
+      raise BadInput(f'model.{group}.{field}: {error}') from None
 
 
 def _check_within(
@@ -45,7 +49,9 @@ def _check_within(
   specs: Mapping[str, str],
   units: Mapping[str, int],
 ) -> None:
-  inside = [part for part in units if f'{part}.'.startswith(f'{name}.')]
+  inside = [
+    part for part in units if name == ROOT or f'{part}.'.startswith(f'{name}.')
+  ]
   need(
     any(units[part] for part in inside),
     f'a table after | is for parts with heads or neurons, got |{within}',

@@ -6,7 +6,11 @@ from shared_tfm.sharing.levels import Level, parse
 from shared_tfm.sharing.table import ROOT, Owners
 
 
-def draw(specs: Mapping[str, str], num_layers: int) -> str:
+def draw(
+  specs: Mapping[str, str],
+  num_layers: int,
+  tables: Mapping[str, tuple[Owners, ...]] | None = None,
+) -> str:
   """Draws owner tables for a terminal: a line a level, joined by '+'.
 
   >>> print(draw({'attention': 'all', 'norm': 'cycle:2'}, 4))
@@ -17,6 +21,8 @@ def draw(specs: Mapping[str, str], num_layers: int) -> str:
   Args:
     specs: a spec for each name to be drawn.
     num_layers: the number of visits.
+    tables: of names whose tables are not those of their specs, since not all
+      layers read them (-1, drawn as a dot): one for each level.
   """
   width = len(str(num_layers - 1))
   rows = []
@@ -26,7 +32,11 @@ def draw(specs: Mapping[str, str], num_layers: int) -> str:
       rows.append((name, ['='] * num_layers, str(spec), 'no weights'))
     for i, level in enumerate(spec.levels):
       owners = level.table.owners(num_layers)
-      cells = ['~'] * num_layers if level.templates else list(map(str, owners))
+      if tables and name in tables:
+        owners = tables[name][i]
+      cells = ['.' if row < 0 else str(row) for row in owners]
+      if level.templates:
+        cells = ['~'] * num_layers
       within = f'|{spec.within}' if spec.within else ''
       rows.append(
         (

@@ -62,7 +62,7 @@ class Never:
     self.finished = config.adapt.method == 'none'
 
   def decide(self, tables: Tables, seen: Seen) -> Tables:
-    """The tables from now on, and whether there is more to come."""
+    """The tables from now on; `finished` is set where no more will come."""
     raise NotImplementedError
 
   def get_state(self) -> dict[str, Any]:
@@ -122,7 +122,11 @@ class UnshareWhen(Never):
       return adaptive.untied(owners)
 
     found = adaptive.first_level(tables, change)
-    self.finished = all(_rows(rows) == len(rows) for rows in found.values())
+    self.finished = all(
+      _rows(rows) == len(rows)
+      for name, rows in found.items()
+      if name in cosines
+    )
     return found
 
   def get_state(self) -> dict[str, Any]:
@@ -200,7 +204,8 @@ class Adapter:
     """
     with jax.transfer_guard('allow'):
       now = jax.device_get(tables_of(state))
-      only = self.adapt.only.split(',') if self.adapt.only else list(now)
+      given = self.adapt.only.replace(' ', '')
+      only = given.split(',') if given else list(now)
       then = self.method.decide(
         {name: now[name] for name in only},
         Seen(

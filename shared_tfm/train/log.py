@@ -30,7 +30,7 @@ class Log:
   def write(self, kind: str, step: int, metrics: Mapping[str, Any]) -> None:
     """Writes one line of a kind ('train', 'validation') for one step.
 
-    Text, such as a table, is for metrics.jsonl alone.
+    What is no number, such as tables, is for metrics.jsonl alone.
     """
     metrics = finite(metrics)
     line = {'kind': kind, 'step': step, 'time': time.time(), **metrics}

@@ -67,7 +67,7 @@ def train(
   # What is written down, and what is shown.
   log = Log(workdir, start)
   if not start and (tables := adapt.history(state)):
-    log.write('table', 0, tables)
+    log.write('table', 0, {'tables': tables})
   counts = runs.counts(config)
   own = bar is None
   bar = progress(t.num_steps) if bar is None else bar
@@ -95,13 +95,15 @@ def train(
       if due(step, t.visit_gradients_every, t.num_steps):
         with meter.paused():
           cosines = jax.device_get(compiled.cosines(state, batch))
-        log.write('visit_gradients', step, mean_cosines(cosines))
+        means = mean_cosines(cosines)
+        shown = {f'cosine.{name}': mean for name, mean in means.items()}
+        log.write('visit_gradients', step, shown)
 
       if adapter.due(step):
         with meter.paused():
           state, changed = adapter.apply(state, batch, metrics)
         if changed:
-          log.write('table', step, adapt.history(state))
+          log.write('table', step, {'tables': adapt.history(state)})
 
       if due(step, t.eval_every, t.num_steps):
         with meter.paused():

@@ -65,12 +65,6 @@ def outside(m: Model, name: str) -> int:
   )
 
 
-def score_flops(m: Model, length: int) -> int:
-  """Forward FLOPs of a token that grow with `length`: scores and mixing."""
-  twice = accounting.flops_per_token(m, 2 * length)['forward']
-  return twice - accounting.flops_per_token(m, length)['forward']
-
-
 def layer_flops(m: Model) -> int:
   """Forward FLOPs of a token inside the layers, scores with `max_len` keys."""
   one_layer = model_of_depth(m, 1)

@@ -49,9 +49,9 @@ def gemma3n(num_layers: int, own: int, period: int = 5) -> Fields:
   read the last of their kind; that local ones see a window is no part of this.
   """
   need(
-    period <= own <= num_layers,
-    f'gemma3n needs from {period} to {num_layers} layers of own keys, got'
-    f' {own}',
+    0 < period <= own <= num_layers,
+    f'gemma3n needs from {max(period, 1)} to {num_layers} layers of own keys'
+    f' and a period of at least 1, got {own} and {period}',
   )
   makers = list(range(own))
   for layer in range(own, num_layers):

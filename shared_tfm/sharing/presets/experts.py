@@ -23,6 +23,7 @@ def moeut(
   return {
     LAYER: f'cycle:{group}',
     'model.norm_position': 'peri',
+    'model.activation': 'relu',
     'model.experts.num_ff': experts,
     'model.experts.num_attention': attention_experts,
   }
@@ -32,8 +33,9 @@ def moeut(
 def sut(num_layers: int, experts: int = 24, top_k: int = 4) -> Fields:
   """Everything, in every step, with experts in both sublayers and halting.
 
-  num_heads of the config is `top_k` times num_kv_heads. A halted position is
-  attended to as it goes on; the paper attends to its expected state.
+  num_heads of the config is `top_k` times num_kv_heads. Halting is that of ACT,
+  summed, where the paper breaks sticks; and a halted position is attended to as
+  it goes on, where the paper attends to its expected state.
   """
   del num_layers
   return {

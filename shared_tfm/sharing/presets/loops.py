@@ -143,10 +143,11 @@ def hrm(num_layers: int, rows: int = 4, inner: int = 2) -> Fields:
   """Two blocks of `rows` layers, in all their runs.
 
   The fast one runs `inner` times, then the slow one once, and again; the last
-  run of each is trained.
+  run of each is trained. Both states start at zero, there is one segment
+  (depth.supervision; up to 16 in the paper), and none of its halting.
   """
-  blocks = part('hrm', num_layers, rows)
-  part(f'hrm with {inner} inner loops', blocks, inner + 1)
+  part('hrm', num_layers, rows * (inner + 1))
+  blocks = num_layers // rows
   owners = [
     row + rows * (block % (inner + 1) == inner)
     for block in range(blocks)
@@ -163,10 +164,11 @@ def hrm(num_layers: int, rows: int = 4, inner: int = 2) -> Fields:
 def trm(num_layers: int, rows: int = 2, inner: int = 6) -> Fields:
   """One block of `rows` layers, which is the fast and the slow one.
 
-  The last round, `inner` fast runs and a slow one, is trained.
+  The last round, `inner` fast runs and a slow one, is trained. Both states
+  start at zero, there is one segment (depth.supervision; up to 16 in the
+  paper), and none of its halting.
   """
-  blocks = part('trm', num_layers, rows)
-  part(f'trm with {inner} inner loops', blocks, inner + 1)
+  part('trm', num_layers, rows * (inner + 1))
   return {LAYER: f'cycle:{rows}', **_two_level(rows, inner, inner + 1)}
 
 

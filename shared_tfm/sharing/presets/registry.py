@@ -101,8 +101,9 @@ def _integers(rule: Rule) -> list[inspect.Parameter]:
 def part(name: str, layers: int, by: int, ends: int = 0) -> int:
   """`layers` without `ends` divided by `by`, which must come out even."""
   inside = layers - ends
+  need(by > 0, f'{name} takes integers of at least 1')
   need(
-    by > 0 and inside > 0 and inside % by == 0,
+    inside > 0 and inside % by == 0,
     f'{name} needs num_layers{f" - {ends}" if ends else ""} divisible by {by},'
     f' got num_layers {layers}',
   )
