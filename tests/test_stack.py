@@ -286,6 +286,68 @@ def test_any_tables_equal_plain_form(tables):
   )
 
 
+SUM = 'none+none@3+none@diagonal'
+
+
+@functools.cache
+def programs_of_any_sum():
+  """A model of full rows, products and diagonals, and its plain form.
+
+  The tables of all three levels are arguments of both programs.
+  """
+  config = config_of('none', sharing={'layer': SUM})
+  model = dataclasses.replace(config.model, tables='state')
+
+  def scan(params, owners):
+    tables = {'stack': {'owners': {'layer': owners}}}
+    logits = Transformer(model, train=True).apply(
+      {'params': params, 'tables': tables}, TOKENS
+    )
+    return score(logits)
+
+  def plain(params, owners):
+    bank = params['stack']
+
+    def weights(path, rows):
+      """Every layer's own: each level's row, worked out one by one."""
+      made = rows[owners[:, 0]]
+      if path[-1].key != 'kernel':
+        return made
+      product, diagonal = bank['level_1'], bank['level_2']
+      for key in path:
+        product, diagonal = product[key.key], diagonal[key.key]
+      on = jnp.eye(*made.shape[1:])
+      width = min(made.shape[1:])
+      layers = []
+      for layer in range(LAYERS):
+        _, r, d = owners[layer]
+        values = diagonal['diagonal'][d]
+        pad = made.shape[2] - width
+        scaled = on * jnp.pad(values, (0, pad))[None]
+        layers.append(made[layer] + product['a'][r] @ product['b'][r] + scaled)
+      return jnp.stack(layers)
+
+    spread = jax.tree_util.tree_map_with_path(weights, bank['rows'])
+    neutral = dataclasses.replace(config.model, sharing=configs.Sharing())
+    whole = {**params, 'stack': spread}
+    return score(oracle.logits(neutral, whole, {}, TOKENS, train=True)[0])
+
+  return config, *(jax.jit(jax.value_and_grad(f)) for f in (scan, plain))
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=200)
+@given(st.tuples(any_table, any_table, any_table))
+def test_any_sums_equal_plain_form(tables):
+  """A table for each level of every weight: values and gradients."""
+  config, scan, plain = programs_of_any_sum()
+  params, owners = variables_of(config)['params'], jnp.array(tables).T
+  value, grads = scan(params, owners)
+  true_value, true_grads = plain(params, owners)
+  np.testing.assert_allclose(value, true_value, rtol=1e-4)
+  assert_close(grads, true_grads, TOLERANCE['float32'])
+
+
 @pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.fixed_dictionaries({name: any_table for name in oracle.COMPONENTS}))
