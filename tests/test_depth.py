@@ -69,9 +69,12 @@ HALT = {
 }
 
 
-@pytest.mark.parametrize('how', ('basic', 'accumulated'))
+@pytest.mark.parametrize('how', ('basic', 'accumulated', 'stick_breaking'))
 def test_act_equals_a_loop_over_tokens(how):
-  core = core_of({'halt': HALT}, act_sum=how, halt_weight=0.5)
+  epsilon = 0.2 if how == 'stick_breaking' else 0.01
+  core = core_of(
+    {'halt': HALT}, act_sum=how, halt_weight=0.5, halt_epsilon=epsilon
+  )
   ran = halting.act(core, carry())
   used, costs = [], []
   for b in range(B):
@@ -86,12 +89,15 @@ def test_act_equals_a_loop_over_tokens(how):
         p = sigmoid(state @ HALT['kernel'][:, 0] + HALT['bias'][0])
         state = block(state, i)
         count += 1
-        if total + p > 1 - 0.01:
+        ends = False
+        if how == 'stick_breaking':
+          p, ends = p * (1 - total), i == R - 1
+        if total + p > 1 - epsilon or ends:
           p = remainder = 1 - total
           total = 1.0
         else:
           total += p
-        out = p * state + (out if how == 'accumulated' else (1 - p) * out)
+        out = p * state + ((1 - p) * out if how == 'basic' else out)
       np.testing.assert_allclose(ran.x_XBLD[0, b, t], out, rtol=2e-5, atol=1e-5)
       used.append(count)
       costs.append(count + remainder)

@@ -21,6 +21,9 @@ def act(core: Core, state: Any) -> Ran:
                  halted by the last loop has weights of less than 1 in all
     basic        new * w + previous * (1 - w), a running interpolation, which
                  is what Tensor2Tensor's 'basic' Universal Transformer does
+    stick_breaking  a sum, in which a loop takes its probability of what the
+                 earlier ones have left, and the last one all of it (SUT,
+                 2310.07096, section 3.2)
 
   The loss is `halt_weight` times the mean of loops + remainder. Once all
   positions have halted, the loops left are skipped.
@@ -36,7 +39,12 @@ def act(core: Core, state: Any) -> Ran:
     state, out_BLD, sum_BL, remainder_BL, loops_BL = carry
     p_BL = core.halting(state.x_BLD)
     running_BL = sum_BL < 1
+    sticks = depth.act_sum == 'stick_breaking'
+    if sticks:
+      p_BL *= 1 - sum_BL
     over_BL = sum_BL + p_BL > 1 - depth.halt_epsilon
+    if sticks:
+      over_BL |= i == core.loops.times - 1
     last_BL = running_BL & over_BL
     rest_BL = jnp.where(last_BL, 1 - sum_BL, 0)
     weight_BL = jnp.where(running_BL & ~over_BL, p_BL, rest_BL)

@@ -33,9 +33,8 @@ def moeut(
 def sut(num_layers: int, experts: int = 24, top_k: int = 4) -> Fields:
   """Everything, in every step, with experts in both sublayers and halting.
 
-  num_heads of the config is `top_k` times num_kv_heads. Halting is that of ACT,
-  summed, where the paper breaks sticks; and a halted position is attended to as
-  it goes on, where the paper attends to its expected state.
+  num_heads of the config is `top_k` times num_kv_heads. A halted position is
+  attended to as it goes on, where the paper attends to its expected state.
   """
   del num_layers
   return {
@@ -48,6 +47,6 @@ def sut(num_layers: int, experts: int = 24, top_k: int = 4) -> Fields:
     'model.experts.ff_balance': 0.1,
     'model.experts.attention_balance': 0.1,
     'model.depth.rule': 'act',
-    'model.depth.act_sum': 'accumulated',
+    'model.depth.act_sum': 'stick_breaking',
     'model.depth.halt_epsilon': 0.001,
   }
