@@ -136,8 +136,8 @@ def test_results_are_those_of_the_runs(whole, fields):
   workdir, results = whole
   folders = sorted((workdir / 'runs').glob('*/*'))
   assert [str(f.relative_to(workdir / 'runs')) for f in folders] == [
-    'attention=all-norm=none/seed-0',
-    'attention=all-norm=none/seed-1',
+    'attention=all--norm=none/seed-0',
+    'attention=all--norm=none/seed-1',
     'none/seed-0',
     'none/seed-1',
   ]
