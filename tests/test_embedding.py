@@ -142,6 +142,7 @@ def assert_close(left, right):
     assert worst < 3e-5, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_signals_at_every_layer_equal_plain_form():
   """A loop over bare layers, each given the stream plus its own signals."""
   sharing = {'layer': 'cycle:2', 'position': '0,1,1,0', 'step': 'none'}

@@ -303,9 +303,8 @@ def test_feed_forward_equals_a_loop_over_tokens(style, activation):
   check_equal(FeedForwardExperts(model), plain_feed_forward, context_of())
 
 
-@pytest.mark.parametrize(
-  'style', (pytest.param('moeut', marks=pytest.mark.slow), 'sut')
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('style', STYLES)
 def test_attention_equals_a_loop_over_tokens(style):
   """With padding, half-rotated heads, and fewer keys' heads than queries'."""
   module, plain = {
