@@ -250,7 +250,13 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize('name', MIXED)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow) if name == 'products' else name
+    for name in MIXED
+  ],
+)
 def test_equals_plain_loops(name):
   """And every stored parameter is read: its gradient is not 0."""
   grads = assert_equal_forms(MIXED[name])
