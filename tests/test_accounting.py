@@ -34,6 +34,7 @@ MODELS = (
     'sharing': {'layer': 'all', 'feed_forward_gate': 'sandwich'},
   },
   {'sharing': {'layer': 'all'}, 'depth': {'rule': 'act', 'norm': True}},
+  {'sharing': {'layer': 'all'}, 'depth': {'rule': 'stick_breaking'}},
   {'sharing': {'layer': 'cycle:2'}, 'depth': {'rule': 'token_choice'}},
   {
     'norm': 'rmsnorm',

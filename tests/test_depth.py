@@ -16,8 +16,10 @@ import pytest
 from shared_tfm import config as configs
 from shared_tfm.config.loops import Loops, loops, rerun
 from shared_tfm.errors import BadInput
+from shared_tfm.layers.attention import Attention
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.embedding import Embedding
+from shared_tfm.layers.layer import Layer
 from shared_tfm.model import build, depth, halting, recurrence, routing
 from shared_tfm.model.visit import Carry
 from shared_tfm.train import step as steps
@@ -69,12 +71,9 @@ HALT = {
 }
 
 
-@pytest.mark.parametrize('how', ('basic', 'accumulated', 'stick_breaking'))
+@pytest.mark.parametrize('how', ('basic', 'accumulated'))
 def test_act_equals_a_loop_over_tokens(how):
-  epsilon = 0.2 if how == 'stick_breaking' else 0.01
-  core = core_of(
-    {'halt': HALT}, act_sum=how, halt_weight=0.5, halt_epsilon=epsilon
-  )
+  core = core_of({'halt': HALT}, act_sum=how, halt_weight=0.5)
   ran = halting.act(core, carry())
   used, costs = [], []
   for b in range(B):
@@ -89,10 +88,7 @@ def test_act_equals_a_loop_over_tokens(how):
         p = sigmoid(state @ HALT['kernel'][:, 0] + HALT['bias'][0])
         state = block(state, i)
         count += 1
-        ends = False
-        if how == 'stick_breaking':
-          p, ends = p * (1 - total), i == R - 1
-        if total + p > 1 - epsilon or ends:
+        if total + p > 1 - 0.01:
           p = remainder = 1 - total
           total = 1.0
         else:
@@ -104,6 +100,82 @@ def test_act_equals_a_loop_over_tokens(how):
   assert len(set(used)) > 1, 'tokens halt at different loops'
   np.testing.assert_allclose(ran.losses['ponder'], 0.5 * np.mean(costs), 1e-5)
   np.testing.assert_allclose(ran.metrics['loops'], np.mean(used), 1e-6)
+
+
+@pytest.mark.parametrize('masked', (False, True))
+def test_stick_breaking_equals_a_loop_over_tokens(masked):
+  """With a block that mixes what positions hand on, not their states."""
+  epsilon = 0.2
+
+  def run(state, i, context):
+    seen_BLD = jnp.mean(context.attended_BLD, axis=1, keepdims=True)
+    new_BLD = jnp.tanh(state.x_BLD @ jnp.asarray(WEIGHTS)[i] + seen_BLD)
+    return state.replace(x_BLD=state.x_BLD + new_BLD)
+
+  fields = dict(halt_weight=0.5, halt_epsilon=epsilon)
+  core = dataclasses.replace(core_of({'halt': HALT}, **fields), run=run)
+  if not masked:
+    core = dataclasses.replace(core, context=core.context.replace(mask_BL=None))
+  ran = halting.stick_breaking(core, carry())
+  mask = MASK if masked else np.ones((B, L), bool)
+  state, seen, p = X.copy(), X.copy(), np.zeros((R, B, L))
+  states, count, cost = [], np.zeros((B, L)), np.zeros((B, L))
+  for i in range(R):
+    state = state + np.tanh(state @ WEIGHTS[i] + seen.mean(1, keepdims=True))
+    states.append(state)
+    for b, t in np.argwhere(mask):
+      left = 1 - p[:i, b, t].sum()
+      if left >= epsilon:  # halts at an earlier loop, or has come so far
+        before = sum(p[j, b, t] * states[j][b, t] for j in range(i))
+        seen[b, t] = before + left * state[b, t]
+        count[b, t] += 1
+        cost[b, t] += left
+      score = state[b, t] @ HALT['kernel'][:, 0] + HALT['bias'][0]
+      p[i, b, t] = left * sigmoid(score)
+  assert len(set(count[mask])) > 1, 'tokens halt at different loops'
+  np.testing.assert_allclose(ran.x_XBLD[0], seen, rtol=2e-5, atol=1e-5)
+  np.testing.assert_allclose(ran.metrics['loops'], count[mask].mean(), 1e-6)
+  np.testing.assert_allclose(
+    ran.losses['ponder'], 0.5 * cost[mask].mean(), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize('norm_position', ('pre', 'post', 'peri'))
+def test_attending_to_something_else_than_the_stream(norm_position):
+  """Keys and values are made of it; the same as the stream, it is no change."""
+  plain = config_of('all').model
+  model = dataclasses.replace(plain, norm_position=norm_position)
+  layer, x_BLD = Layer(model), jnp.asarray(RANDOM.normal(size=(2, 5, 16)))
+  context = Context(jnp.broadcast_to(jnp.arange(5), (2, 5)))
+  weights = layer.init(jax.random.key(0), x_BLD, context)
+
+  def run(attended_BLD):
+    seeing = context.replace(attended_BLD=attended_BLD)
+    return layer.apply(weights, x_BLD, seeing)[0]
+
+  assert_near = functools.partial(np.testing.assert_allclose, atol=1e-5)
+  assert_near(run(x_BLD), layer.apply(weights, x_BLD, context)[0])
+  moved = run(x_BLD.at[:, 2].multiply(-1)) - run(x_BLD)
+  assert np.abs(moved[:, 2:]).max(-1).min() > 1e-4, 'read by who comes after'
+  assert_near(moved[:, :2], 0)
+
+  bound = Attention(model).bind(
+    {'params': nn.unbox(weights)['params']['attention']}
+  )
+  other_BLD = jnp.asarray(RANDOM.normal(size=x_BLD.shape))
+  seeing = context.replace(attended_BLD=other_BLD)
+  mixed = jax.nn.dot_product_attention(
+    *(
+      part(y_BLD).reshape(2, 5, 2, 8)
+      for part, y_BLD in (
+        (bound.query, x_BLD),
+        (bound.key, other_BLD),
+        (bound.value, other_BLD),
+      )
+    ),
+    is_causal=True,
+  )
+  assert_near(bound(x_BLD, seeing)[0], bound.out(mixed.reshape(2, 5, 16)))
 
 
 def test_act_stops_when_everybody_has_halted():
@@ -587,6 +659,7 @@ RULES = {
     dict(injection='linear', start='normal', norm=True),
   ),
   'ACT': ('all', dict(rule='act')),
+  'SUT': ('recurrent:1/1x4/1', dict(rule='stick_breaking')),
   'ponder': ('middle_cycle:2', dict(rule='ponder', criterion='cdf')),
   'exits': ('cycle:2', dict(rule='exits', criterion='kl')),
   'random': (
@@ -657,6 +730,11 @@ ERRORS = {
   ),
   ('cycle:2', ('halt_epsilon', 3.0)): (
     'model.depth.halt_epsilon must be below 1, got 3.0'
+  ),
+  ('cycle:2', ('rule', 'stick_breaking')): (
+    'model.depth.rule stick_breaking needs a core of one layer and no'
+    ' injection, as that layer attends to what left the loop before, got 2'
+    ' layers and model.depth.injection none'
   ),
   ('cycle:2', ('rule', 'akt')): (
     "unknown model.depth.rule 'akt'; did you mean 'act'?"

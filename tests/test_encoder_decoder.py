@@ -598,7 +598,7 @@ ERRORS = (
   ),
   ({'type_vocab_size': 2}, 'no segment types, got model.type_vocab_size 2'),
   ({'d_ff_decoder': -2}, 'model.d_ff_decoder must be at least -1, got -2'),
-  ({'depth': {'rule': 'ponder'}}, "'fixed' or 'act', got 'ponder'"),
+  ({'depth': {'rule': 'ponder'}}, "'stick_breaking', got 'ponder'"),
   ({'remat_group': 4}, 'must divide num_layers 2, got 4'),
   (
     {'sharing': {'across': 'feedforward'}},
@@ -677,9 +677,12 @@ def test_a_source_for_who_reads_one():
     build({'model': decoder}).init(jax.random.key(0), TARGET, source_BS=SOURCE)
 
 
-def test_both_sides_halt_by_themselves():
-  """ACT (Universal Transformer): a halting unit and a loss for each side."""
-  config = config_of(sharing={'layer': 'all'}, depth={'rule': 'act'})
+@pytest.mark.parametrize(
+  'rule', ('act', pytest.param('stick_breaking', marks=pytest.mark.slow))
+)
+def test_both_sides_halt_by_themselves(rule):
+  """A halting unit and a loss for each side, as in the published models."""
+  config = config_of(sharing={'layer': 'all'}, depth={'rule': rule})
   params = params_of(config)
   outputs = build(config, train=True).apply(
     {'params': params}, TARGET, source_BS=SOURCE, method='outputs'

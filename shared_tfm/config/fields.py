@@ -23,6 +23,7 @@ CHOICES = {
   'model.depth.rule': (
     'fixed',
     'act',
+    'stick_breaking',
     'ponder',
     'random',
     'exits',
@@ -33,7 +34,7 @@ CHOICES = {
   'model.depth.injection': ('none', 'add', 'linear'),
   'model.depth.attention': ('loop', 'all_loops'),
   'model.depth.start': ('input', 'zeros', 'normal'),
-  'model.depth.act_sum': ('basic', 'accumulated', 'stick_breaking'),
+  'model.depth.act_sum': ('basic', 'accumulated'),
   'model.depth.prior': ('geometric', 'uniform'),
   'model.depth.criterion': (
     'none',
@@ -171,10 +172,10 @@ class Depth:
   start_std: float = 1.0  # start normal
   norm: bool = False  # a norm after every loop
   attention: str = 'loop'  # to the loop's own keys, or all loops' so far
-  act_sum: str = 'basic'  # T2T's two accumulations, or SUT's
-  halt_bias: float = 1.0  # act, ponder: where halting units start
-  halt_epsilon: float = 0.01  # act: a token halts at 1 - epsilon
-  halt_weight: float = 0.01  # act: of the loss of pondering
+  act_sum: str = 'basic'  # T2T's two accumulations
+  halt_bias: float = 1.0  # where the halting units of HALTING start
+  halt_epsilon: float = 0.01  # act, stick_breaking: to halt at 1 - epsilon
+  halt_weight: float = 0.01  # act, stick_breaking: of the loss of pondering
   prior: str = 'geometric'  # ponder: what halting is drawn to
   prior_rate: float = 0.2  # ponder: of the geometric prior
   prior_weight: float = 0.01  # ponder: of the divergence from the prior

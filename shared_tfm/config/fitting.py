@@ -33,9 +33,9 @@ def check_sides(model: Model) -> None:
     f' {model.type_vocab_size}',
   )
   need(
-    model.depth.rule in ('fixed', 'act'),
-    f"an encoder_decoder needs model.depth.rule 'fixed' or 'act', got"
-    f' {model.depth.rule!r}',
+    model.depth.rule in ('fixed', 'act', 'stick_breaking'),
+    "an encoder_decoder needs model.depth.rule 'fixed', 'act' or"
+    f" 'stick_breaking', got {model.depth.rule!r}",
   )
   names = sides.across(model)
   need(

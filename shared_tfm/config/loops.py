@@ -9,6 +9,8 @@ from shared_tfm.config.fields import Model
 from shared_tfm.errors import need
 from shared_tfm.sharing import levels, table
 
+HALTING = ('act', 'stick_breaking', 'ponder')  # rules with a halting unit
+
 
 class Loops(NamedTuple):
   """P visits, a core of C visits that loops `times` times, K visits."""
@@ -52,7 +54,7 @@ def loops(model: Model) -> Loops:
 def control_parameters(model: Model) -> dict[str, int]:
   """How many parameters decide about depth, by part; see model/depth.py."""
   depth, d = model.depth, model.d_model
-  halts = depth.rule in ('act', 'ponder')
+  halts = depth.rule in HALTING
   routes = depth.rule in ('expert_choice', 'token_choice')
   scale_and_bias = model.norm != 'rmsnorm' and model.use_bias
   sizes = {
@@ -89,7 +91,7 @@ def attended_loops(model: Model) -> tuple[int, ...]:
 def control_flops(model: Model) -> int:
   """Of injection, halting units and routers, forward, for one token."""
   depth, d, times = model.depth, model.d_model, loops(model).times
-  halts = depth.rule in ('act', 'ponder')
+  halts = depth.rule in HALTING
   per_loop = 2 * d * halts + 4 * d * d * (depth.injection == 'linear')
   router = 2 * d * times * (depth.rule in ('expert_choice', 'token_choice'))
   return per_loop * times + router
@@ -107,7 +109,7 @@ def check(model: Model) -> None:
     BadInput: the rule, and what was given.
   """
   depth = model.depth
-  p, _, times, k = loops(model)
+  p, c, times, k = loops(model)
   rule = f'model.depth.rule {depth.rule}'
   if depth.attention == 'all_loops':
     plain = ('fixed', 'act', 'ponder', 'exits')
@@ -131,6 +133,12 @@ def check(model: Model) -> None:
       f' or recurrent, or model.depth.core; {model.sharing.layer!r} with'
       f' {model.num_layers} layers runs its core once',
     )
+  need(
+    depth.rule != 'stick_breaking' or (c == 1 and depth.injection == 'none'),
+    f'{rule} needs a core of one layer and no injection, as that layer attends'
+    f' to what left the loop before, got {c} layer{"s" * (c > 1)} and'
+    f' model.depth.injection {depth.injection}',
+  )
   routed = depth.rule in ('expert_choice', 'token_choice')
   injects = not routed and depth.rule != 'two_level'
   need(

@@ -44,7 +44,6 @@ class Attention(nn.Module):
     Returns:
       The mixed values, (B, L, D), and what was made or reused for them.
     """
-    plain_BLD = context.read_by_values(x_BLD)
     earlier = context.map
     if earlier is not None:
       map_BHLL = nn.cond(
@@ -53,10 +52,10 @@ class Attention(nn.Module):
         lambda _: earlier.made,
         self,
       )
-      mixed_BLHK = self._mix(map_BHLL, self._heads(self.value(plain_BLD)))
+      mixed_BLHK = self._mix(map_BHLL, self._value(x_BLD, context))
       left = Left(map=map_BHLL)
     else:
-      kv = self._keys_values(x_BLD, plain_BLD, context)
+      kv = self._keys_values(x_BLD, context)
       mixed_BLHK = self._attend(self._query(x_BLD, context), kv, context)
       left = Left(kv=kv)
     return self.out(mixed_BLHK.reshape(*x_BLD.shape[:2], -1)), left
@@ -71,18 +70,20 @@ class Attention(nn.Module):
     return rotate(x_BLHK, positions_BL, m.rope_theta, m.rotary_fraction)
 
   def _key(self, x_BLD: jax.Array, context: Context) -> jax.Array:
-    return self._rotated(self._heads(self.key(x_BLD)), context)
+    read_BLD = context.read_by_keys(x_BLD)
+    return self._rotated(self._heads(self.key(read_BLD)), context)
+
+  def _value(self, x_BLD: jax.Array, context: Context) -> jax.Array:
+    return self._heads(self.value(context.read_by_values(x_BLD)))
 
   def _query(self, x_BLD: jax.Array, context: Context) -> jax.Array:
     return self._rotated(self._heads(self.query(x_BLD)), context)
 
-  def _keys_values(
-    self, x_BLD: jax.Array, plain_BLD: jax.Array, context: Context
-  ) -> Any:
+  def _keys_values(self, x_BLD: jax.Array, context: Context) -> Any:
     """A pair (B, L, G, K), this layer's own or an earlier one's."""
 
     def own(self: 'Attention') -> Any:
-      return self._key(x_BLD, context), self._heads(self.value(plain_BLD))
+      return self._key(x_BLD, context), self._value(x_BLD, context)
 
     kv = context.kv
     if kv is None:

@@ -40,6 +40,8 @@ class Context(flax.struct.PyTreeNode):
     memory_mask_BS: False at the source's padding; None for no padding.
     plain_BLD: the residual stream, where values and experts read it without
       the norm before their sublayer; None: they read what the others do.
+    attended_BLD: what keys and values are made of, where it is not the
+      residual stream; None: it is.
     index: which visit this is, an integer scalar.
     kv: keys and values to be reused, a pair (B, L, G, K); None: none ever are.
     map: attention weights to be reused, (B, H, L, L); None: none ever are.
@@ -52,13 +54,22 @@ class Context(flax.struct.PyTreeNode):
   memory_BSD: jax.Array | None = None
   memory_mask_BS: jax.Array | None = None
   plain_BLD: jax.Array | None = None
+  attended_BLD: jax.Array | None = None
   index: jax.Array | None = None
   kv: Reuse | None = None
   map: Reuse | None = None
   past: Past | None = None
 
+  def read_by_keys(self, x_BLD: jax.Array) -> jax.Array:
+    """What keys are given, beside a sublayer's input `x_BLD`."""
+    return x_BLD if self.attended_BLD is None else self.attended_BLD
+
   def read_by_values(self, x_BLD: jax.Array) -> jax.Array:
-    """What values and experts are given, beside a sublayer's input `x_BLD`."""
+    """What values are given, beside a sublayer's input `x_BLD`."""
+    return self.read_by_experts(self.read_by_keys(x_BLD))
+
+  def read_by_experts(self, x_BLD: jax.Array) -> jax.Array:
+    """What experts are given, beside a sublayer's input `x_BLD`."""
     return x_BLD if self.plain_BLD is None else self.plain_BLD
 
 

@@ -92,7 +92,7 @@ class FeedForwardExperts(nn.Module):
     routing = self.router(x_BLD, context.mask_BL)
     chosen_TC, gates_TC = _flat(routing)
     where = grouped.routes(chosen_TC, m.experts.num_ff)
-    read_TD = context.read_by_values(x_BLD).reshape(-1, m.d_model)
+    read_TD = context.read_by_experts(x_BLD).reshape(-1, m.d_model)
     read_SD = read_TD[where.order_S // m.experts.top_k]
     activate = ACTIVATIONS[m.activation]
     if m.activation in GATED:
@@ -133,7 +133,7 @@ class SwitchHead(Attention):
   ) -> tuple[jax.Array, Left]:
     """Attends: see `Attention`."""
     m, d = self.model, self.model.d_model
-    source = self.value_router(x_BLD, context.mask_BL)
+    source = self.value_router(context.read_by_keys(x_BLD), context.mask_BL)
     target = self.out_router(x_BLD, context.mask_BL)
     read_TD = context.read_by_values(x_BLD).reshape(-1, d)
     v_TCK = _by_experts(self.value, read_TD, _flat(source)[0])
@@ -193,8 +193,7 @@ class MixtureOfHeads(Attention):
     q_SF = self.query(rows_SD, where.sizes_M)
     q_BLCGK = q_SF[where.place_TC].reshape(b, length, top_k, g, k)
     q_BLHK = q_BLCGK.swapaxes(2, 3).reshape(b, length, -1, k)
-    read_BLD = context.read_by_values(x_BLD)
-    kv = self._key(x_BLD, context), self._heads(self.value(read_BLD))
+    kv = self._key(x_BLD, context), self._value(x_BLD, context)
     mixed_BLHK = self._attend(self._rotated(q_BLHK, context), kv, context)
     mixed_BLGCK = mixed_BLHK.reshape(b, length, g, top_k, k)
     mixed_SF = mixed_BLGCK.swapaxes(2, 3).reshape(-1, g * k)[where.order_S]

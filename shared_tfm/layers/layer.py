@@ -93,7 +93,7 @@ class Layer(nn.Module):
       if m.norm_position == 'peri':
         context = context.replace(plain_BLD=x_BLD)
       if name == 'attention':
-        y_BLD, left = self.attention(y_BLD, context)
+        y_BLD, left = self.attention(y_BLD, self._attending(context))
       elif name == 'cross_attention':
         y_BLD, _ = self.cross_attention(y_BLD, context)
       elif m.experts.num_ff:
@@ -107,6 +107,18 @@ class Layer(nn.Module):
       if post:
         x_BLD = self.norm(name, x_BLD, context.mask_BL)
     return x_BLD, left
+
+  def _attending(self, context: Context) -> Context:
+    """What attention sees: what is attended to, treated as the stream is."""
+    m, attended_BLD = self.model, context.attended_BLD
+    if attended_BLD is None:
+      return context
+    attended_BLD = self._signalled(attended_BLD, context)
+    if m.norm_position == 'peri':
+      context = context.replace(plain_BLD=attended_BLD)
+    if m.norm_position != 'post':
+      attended_BLD = self.norm('attention', attended_BLD, context.mask_BL)
+    return context.replace(attended_BLD=attended_BLD)
 
   @property
   def _at_every_layer(self) -> str:

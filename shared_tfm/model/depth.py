@@ -6,6 +6,7 @@ at which of them the residual stream is scored:
 
     fixed      R loops
     act        every token halts by itself, 1603.08983; UT, 1807.03819
+    stick_breaking  so too, and is attended to as its expected state, 2310.07096
     ponder     a distribution over halting after every loop, 2107.05407; Ouro
     exits      scored after every loop, 2410.20672, section 3.4
     random     R is drawn for every step, the last loops are trained, 2502.05171
@@ -27,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
-from shared_tfm.config.loops import Loops, loops
+from shared_tfm.config.loops import HALTING, Loops, loops
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.norm import Norm
 
@@ -63,7 +64,7 @@ class Controls(nn.Module):
     depth, d = self.model.depth, self.model.d_model
     times = loops(self.model).times
     made: dict[str, Any] = {}
-    if depth.rule in ('act', 'ponder'):
+    if depth.rule in HALTING:
       made['halt'] = self.param(
         'halt', lambda key: _halting_unit(key, d, depth.halt_bias)
       )

@@ -1,5 +1,7 @@
 """Rules of depth by which tokens leave the loop, in training and after it."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -21,9 +23,6 @@ def act(core: Core, state: Any) -> Ran:
                  halted by the last loop has weights of less than 1 in all
     basic        new * w + previous * (1 - w), a running interpolation, which
                  is what Tensor2Tensor's 'basic' Universal Transformer does
-    stick_breaking  a sum, in which a loop takes its probability of what the
-                 earlier ones have left, and the last one all of it (SUT,
-                 2310.07096, section 3.2)
 
   The loss is `halt_weight` times the mean of loops + remainder. Once all
   positions have halted, the loops left are skipped.
@@ -35,16 +34,11 @@ def act(core: Core, state: Any) -> Ran:
   halted_BL = zeros_BL if mask_BL is None else (~mask_BL).astype(jnp.float32)
   state = state.replace(x_BLD=core.start(first_BLD))
 
-  def loop(carry: Any, i: jax.Array) -> tuple[Any, None]:
+  def loop(carry: Any, i: jax.Array) -> Any:
     state, out_BLD, sum_BL, remainder_BL, loops_BL = carry
     p_BL = core.halting(state.x_BLD)
     running_BL = sum_BL < 1
-    sticks = depth.act_sum == 'stick_breaking'
-    if sticks:
-      p_BL *= 1 - sum_BL
     over_BL = sum_BL + p_BL > 1 - depth.halt_epsilon
-    if sticks:
-      over_BL |= i == core.loops.times - 1
     last_BL = running_BL & over_BL
     rest_BL = jnp.where(last_BL, 1 - sum_BL, 0)
     weight_BL = jnp.where(running_BL & ~over_BL, p_BL, rest_BL)
@@ -59,16 +53,10 @@ def act(core: Core, state: Any) -> Ran:
       jnp.where(last_BL, 1.0, sum_BL + weight_BL),
       remainder_BL + rest_BL,
       loops_BL + running_BL,
-    ), None
-
-  def unless_done(carry: Any, i: jax.Array) -> tuple[Any, None]:
-    running = jnp.any(carry[2] < 1)
-    return jax.lax.cond(
-      running, lambda c: loop(c, i)[0], lambda c: c, carry
-    ), None
+    )
 
   carry = (state, jnp.zeros_like(first_BLD), halted_BL, zeros_BL, zeros_BL)
-  carry, _ = jax.lax.scan(unless_done, carry, jnp.arange(core.loops.times))
+  carry = _until(lambda carry: jnp.all(carry[2] >= 1), loop, carry, core)
   state, out_BLD, _, remainder_BL, loops_BL = carry
   ponder = core.mean(loops_BL + remainder_BL)
   return Ran(
@@ -77,6 +65,76 @@ def act(core: Core, state: Any) -> Ran:
     losses={'ponder': depth.halt_weight * ponder},
     metrics={'loops': core.mean(loops_BL)},
   )
+
+
+def stick_breaking(core: Core, state: Any) -> Ran:
+  """Halting as the breaking of a stick (SUT, 2310.07096, section 3.2).
+
+  After every loop a unit says how likely each position is to halt there; the
+  loop takes that share of what the earlier ones have left of 1, and the last
+  one all that is left. What a position hands on is its expected state: the sum
+  of the states it may have halted with, and the latest for what is left. Keys
+  and values of the next loop are made of that, queries of the latest state.
+
+  Where less than `halt_epsilon` is left, a position has halted, and what it
+  hands on changes no more. The loss is `halt_weight` times the mean of the
+  expected number of loops. Once all have halted, the loops left are skipped.
+  """
+  depth, first_BLD = core.model.depth, state.x_BLD
+  mask_BL = core.context.mask_BL
+  zeros_BL = jnp.zeros(first_BLD.shape[:2], jnp.float32)
+  left_BL = zeros_BL + 1 if mask_BL is None else mask_BL.astype(jnp.float32)
+
+  def loop(carry: Any, i: jax.Array) -> Any:
+    state, expected_BLD, halted_BLD, left_BL, cost_BL, loops_BL = carry
+    context = core.context.replace(attended_BLD=expected_BLD)
+    seeing = dataclasses.replace(core, context=context)
+    state = seeing.step(state, i, first_BLD)
+    running_BL = _running(left_BL)
+    left_BL1 = left_BL[..., None].astype(first_BLD.dtype)
+    expected_BLD = jnp.where(
+      running_BL[..., None], halted_BLD + left_BL1 * state.x_BLD, expected_BLD
+    )
+    p_BL1 = core.halting(state.x_BLD)[..., None]
+    return (
+      state,
+      expected_BLD,
+      halted_BLD + (left_BL1 * p_BL1).astype(first_BLD.dtype) * state.x_BLD,
+      left_BL * (1 - p_BL1[..., 0]),
+      cost_BL + jnp.where(running_BL, left_BL, 0),
+      loops_BL + running_BL,
+    )
+
+  def _running(left_BL: jax.Array) -> jax.Array:
+    return left_BL >= depth.halt_epsilon
+
+  carry = (
+    state,
+    first_BLD,
+    jnp.zeros_like(first_BLD),
+    left_BL,
+    zeros_BL,
+    zeros_BL,
+  )
+  carry = _until(lambda carry: ~jnp.any(_running(carry[3])), loop, carry, core)
+  state, expected_BLD, _, _, cost_BL, loops_BL = carry
+  return Ran(
+    expected_BLD[None],
+    state,
+    losses={'ponder': depth.halt_weight * core.mean(cost_BL)},
+    metrics={'loops': core.mean(loops_BL)},
+  )
+
+
+def _until(done: Any, loop: Any, carry: Any, core: Core) -> Any:
+  """The carry after R loops, of which those after `done` are skipped."""
+
+  def unless_done(carry: Any, i: jax.Array) -> tuple[Any, None]:
+    going = functools.partial(loop, i=i)
+    return jax.lax.cond(done(carry), lambda c: c, going, carry), None
+
+  times = jnp.arange(core.loops.times)
+  return jax.lax.scan(unless_done, carry, times)[0]
 
 
 def ponder(core: Core, state: Any) -> Ran:
@@ -179,4 +237,9 @@ def left_at(
   return jnp.argmax(reached_XBL.at[-1].set(True), axis=0)
 
 
-RULES = {'act': act, 'ponder': ponder, 'exits': exits}
+RULES = {
+  'act': act,
+  'stick_breaking': stick_breaking,
+  'ponder': ponder,
+  'exits': exits,
+}

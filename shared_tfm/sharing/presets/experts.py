@@ -33,8 +33,9 @@ def moeut(
 def sut(num_layers: int, experts: int = 24, top_k: int = 4) -> Fields:
   """Everything, in every step, with experts in both sublayers and halting.
 
-  num_heads of the config is `top_k` times num_kv_heads. A halted position is
-  attended to as it goes on, where the paper attends to its expected state.
+  num_heads of the config is `top_k` times num_kv_heads. A position halts by
+  stick-breaking and is attended to as its expected state; the halting unit is
+  one linear map, where the released code has a layer of width D before it.
   """
   del num_layers
   return {
@@ -46,7 +47,7 @@ def sut(num_layers: int, experts: int = 24, top_k: int = 4) -> Fields:
     'model.experts.attention_top_k': top_k,
     'model.experts.ff_balance': 0.1,
     'model.experts.attention_balance': 0.1,
-    'model.depth.rule': 'act',
-    'model.depth.act_sum': 'stick_breaking',
+    'model.depth.rule': 'stick_breaking',
+    'model.depth.halt_bias': 0.0,
     'model.depth.halt_epsilon': 0.001,
   }
