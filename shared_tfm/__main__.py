@@ -119,7 +119,7 @@ def table(args: Any, overrides: Sequence[str]) -> None:
 
 def evaluate(args: Any, overrides: Sequence[str]) -> None:
   """Score a trained run on its whole validation split."""
-  from shared_tfm.data import prepare
+  from shared_tfm.tasks import prepare
   from shared_tfm.train import log, loop, programs
 
   _no(overrides)
@@ -129,6 +129,8 @@ def evaluate(args: Any, overrides: Sequence[str]) -> None:
   dataset = prepare(config, args.workdir)
   compiled = programs.programs(config)
   scores = programs.evaluate(compiled, state, dataset, 0)
+  variables = {'params': state.params, **state.variables}
+  scores |= compiled.task.score(variables, dataset, 'validation')
   if args.json:
     print(json.dumps(log.finite(scores)))
   else:
@@ -137,8 +139,8 @@ def evaluate(args: Any, overrides: Sequence[str]) -> None:
 
 def generate(args: Any, overrides: Sequence[str]) -> None:
   """Continue a prompt with a trained run."""
-  from shared_tfm.data import prepare
   from shared_tfm.infer import sampling
+  from shared_tfm.tasks import prepare
   from shared_tfm.train import loop
 
   _no(overrides)

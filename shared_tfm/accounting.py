@@ -17,21 +17,28 @@ BYTES = {'float32': 4, 'bfloat16': 2}
 def outer_parameters(model: Model) -> dict[str, int]:
   """How many parameters stand outside the layers, by dotted part."""
   d, e, v = model.d_model, model.embed_dim, model.vocab_size
-  encoder = model.family == 'encoder'
+  vision, tokens = model.family == 'vision', 'tokens' in model.head
+  encoder = model.family == 'encoder' and tokens
+  told = 'classes' in model.head
   scored = e if encoder or model.tie_embeddings else d
   sizes = {
+    'embedding.patch': _linear(model, model.patch_values, d) * vision,
+    'embedding.class': d * (vision and model.pool == 'first'),
     'embedding.token': v * e,
     'embedding.position': model.max_len
     * e
     * ((model.position, model.positions_at) == ('learned', 'input')),
     'embedding.type': model.type_vocab_size * e,
     'embedding.norm': _norm(model, e) * model.embed_norm,
-    'embedding.project': _widening(model),
+    'embedding.project': _widening(model) * (not vision),
     'norm': _norm(model, d) * (model.norm_position != 'post'),
-    'head.project': _linear(model, d, e) * (encoder or scored != d),
+    'head.project': _linear(model, d, e) * tokens * (encoder or scored != d),
     'head.norm': _norm(model, e) * encoder,
-    'head.bias': v * (encoder or model.head_bias),
-    'head.table': scored * v * (not model.tie_embeddings),
+    'head.bias': v * tokens * (encoder or model.head_bias),
+    'head.table': scored * v * tokens * (not model.tie_embeddings),
+    'classes.pool': _linear(model, d, d) * told * model.pooler,
+    'classes.score': _linear(model, d, model.num_classes) * told,
+    'spans.score': _linear(model, d, 2) * (model.head == 'spans'),
   }
   if model.family == 'encoder_decoder':
     inputs = ('embedding.position', 'embedding.norm', 'embedding.project')
@@ -116,7 +123,13 @@ def flops_per_token(model: Model, length: int | None = None) -> dict[str, int]:
   outer = outer_parameters(model)
   scored = e if model.family == 'encoder' or model.tie_embeddings else d
   widened = sum(f'{name}.project' in outer for name in ('embedding', 'source'))
-  forward = layers + 2 * scored * v + widened * _widening_flops(model, length)
+  forward = layers + widened * _widening_flops(model, length)
+  forward += 2 * scored * v * ('tokens' in model.head)
+  forward += 2 * model.patch_values * d * (model.family == 'vision')
+  forward += 4 * d * (model.head == 'spans')
+  if 'classes' in model.head:  # once for all L tokens
+    pooled = d * model.pooler + model.num_classes
+    forward += round(2 * d * pooled / length)
   forward += 2 * d * e * ('head.project' in outer)
   forward += 2 * d * model.core_width * len(sides.resizes(model))
   return {'forward': forward, 'train': 3 * forward}
@@ -149,7 +162,7 @@ def kv_bytes_per_token(model: Model) -> int:
   makes its own; one that reuses an attention map needs no keys. An encoder
   keeps none; what a decoder keeps of a source is not counted.
   """
-  if model.family == 'encoder':
+  if not model.causal:
     return 0
   entries = 0.0
   for name, stack in sides.stacks(model).items():

@@ -18,9 +18,10 @@ import orbax.checkpoint as ocp
 import pytest
 import tensorflow_datasets as tfds
 
-from shared_tfm import config, data
+from shared_tfm import config, tasks
 from shared_tfm.data import sources
 from shared_tfm.errors import BadInput
+from shared_tfm.tasks.task import unigram_bits_per_byte
 
 EOS, MASK = 256, 257
 LETTERS = string.ascii_letters + string.digits
@@ -47,7 +48,7 @@ def ready(tmp_path, family='decoder', batch=4, process=(0, 1), **fields):
       'data': fields,
     }
   )
-  return data.prepare(crossed, tmp_path / 'run', *process)
+  return tasks.prepare(crossed, tmp_path / 'run', *process)
 
 
 def take(iterator, count):
@@ -194,7 +195,7 @@ def test_the_unigram_bound(tmp_path):
   bits = -sum(n * math.log2(n / 300) for n in counts.values())
   expected = bits / (300 - counts[EOS])
   assert counts[EOS] == 1
-  assert made.unigram_bits_per_byte == pytest.approx(expected)
+  assert unigram_bits_per_byte(made) == pytest.approx(expected)
 
 
 # Resuming.
@@ -327,7 +328,7 @@ def test_tiny_shakespeare(tmp_path):
   assert len(made.elements('validation', 0)) == (len(text) - cut) // 128
   for row in next(made.train(0))['inputs']:
     assert made.tokenizer.decode(row) in text
-  assert 4.5 < made.unigram_bits_per_byte < 5
+  assert 4.5 < unigram_bits_per_byte(made) < 5
 
 
 # TFDS, with datasets of our own: nothing is downloaded.

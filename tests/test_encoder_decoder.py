@@ -12,7 +12,6 @@ import pytest
 
 from shared_tfm import accounting
 from shared_tfm import config as configs
-from shared_tfm.data import prepare
 from shared_tfm.errors import BadInput
 from shared_tfm.infer import sampling
 from shared_tfm.layers.context import Context
@@ -21,6 +20,7 @@ from shared_tfm.layers.layer import Layer
 from shared_tfm.layers.norm import Norm
 from shared_tfm.model import build
 from shared_tfm.report import overview
+from shared_tfm.tasks import prepare
 from shared_tfm.train import loop, optimizer
 
 RANDOM = np.random.default_rng(0)

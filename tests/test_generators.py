@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from shared_tfm import config, data
+from shared_tfm import config, tasks
 from shared_tfm.data import generators
 from shared_tfm.data.generators import example
 from shared_tfm.errors import BadInput
@@ -88,7 +88,7 @@ def test_an_example_is_a_function_of_its_place(name):
 
 def made(tmp_path, **fields):
   fields = {'source': 'addition', 'difficulty': 3, 'seq_len': 16} | fields
-  return data.prepare(config.cross({'data': fields}), tmp_path)
+  return tasks.prepare(config.cross({'data': fields}), tmp_path)
 
 
 @every_task
@@ -143,4 +143,4 @@ def test_splits_and_seeds_are_streams_of_their_own(tmp_path):
 def test_bad_input(tmp_path, model, fields, message):
   fields = {'source': 'addition', 'difficulty': 3, 'seq_len': 16} | fields
   with pytest.raises(BadInput, match=message):
-    data.prepare(config.cross({'model': model, 'data': fields}), tmp_path)
+    tasks.prepare(config.cross({'model': model, 'data': fields}), tmp_path)

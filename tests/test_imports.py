@@ -14,9 +14,11 @@ LEVELS = (
   {'sharing.table', 'config'},  # and what room() puts beside the tables
   {'sharing', 'layers', 'accounting', 'config_file'},
   {'model'},
-  {'data', 'tasks'},
+  {'data'},
+  {'infer'},
+  {'tasks'},
   {'train'},
-  {'infer', 'compress'},
+  {'compress'},
   {'report'},
   {'__main__'},
 )

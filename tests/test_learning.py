@@ -61,7 +61,7 @@ def accuracy(num_layers, sharing):
   for _ in range(STEPS):
     state, _ = step(state, induction(random, 64))
   batch = induction(np.random.default_rng(1), 512)
-  sums = jax.jit(steps.eval_step(config))(state, batch, jnp.ones(4))
+  sums, _ = jax.jit(steps.eval_step(config))(state, batch)
   return float(sums['correct'] / sums['weight'])
 
 

@@ -21,8 +21,8 @@ import tqdm
 from tensorboardX.proto import event_pb2
 
 from shared_tfm import accounting, config
-from shared_tfm.data import prepare
 from shared_tfm.errors import BadInput, Interrupted
+from shared_tfm.tasks import prepare
 from shared_tfm.train import log, loop, programs
 
 STEPS = 12

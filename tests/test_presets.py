@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shared_tfm import accounting
+from shared_tfm import accounting, tasks
 from shared_tfm import config as configs
 from shared_tfm.errors import BadInput
 from shared_tfm.report import gallery
@@ -240,7 +240,7 @@ def test_every_preset_trains(preset):
     for name in ('inputs', 'targets', 'source')
   }
   batch |= {'weights': jnp.ones((B, L)), 'source_mask': jnp.ones((B, L), bool)}
-  batch = {name: batch[name] for name in steps.inputs(config)}
+  batch = {name: batch[name] for name in tasks.make(config).batches()[0]}
 
   @jax.jit
   def losses(batch):

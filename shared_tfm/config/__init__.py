@@ -4,9 +4,10 @@ Users write a `ml_collections.ConfigDict` with the fields they care about, the
 command line changes some, and `cross` turns it into a `Config` once, checking
 every value. Behind that door nobody asks whether a field is there or fits.
 
-`fields.py` is the reference of what a config can say.
+`fields.py` and `training.py` are the reference of what a config can say.
 """
 
+from shared_tfm.config.choices import CHOICES, GATED
 from shared_tfm.config.door import (
   Fields,
   complete,
@@ -17,17 +18,18 @@ from shared_tfm.config.door import (
   with_sharing,
 )
 from shared_tfm.config.fields import (
-  CHOICES,
-  GATED,
   SHARING_FIELDS,
-  Adapt,
-  Config,
-  Data,
   Depth,
   Experts,
   Model,
-  Optimizer,
   Sharing,
+)
+from shared_tfm.config.training import (
+  Adapt,
+  Config,
+  Data,
+  Optimizer,
+  Task,
   Train,
 )
 
@@ -44,6 +46,7 @@ __all__ = [
   'Model',
   'Optimizer',
   'Sharing',
+  'Task',
   'Train',
   'complete',
   'cross',

@@ -4,14 +4,18 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from shared_tfm.config import fitting, loops, shapes, sides
-from shared_tfm.config.fields import CHOICES, Config, Model
+from shared_tfm.config import fitting, loops, shapes, sides, tasks
+from shared_tfm.config.choices import CHOICES
+from shared_tfm.config.fields import Model
+from shared_tfm.config.training import Config
 from shared_tfm.errors import need, unknown
 
 _MAY_BE_ZERO = {
   'model.core_width',
   'model.core_ff',
   'model.type_vocab_size',
+  'model.num_classes',
+  'model.vocab_size',  # of a network that reads pixels
   'model.depth.prelude',
   'model.depth.core',
   'model.depth.coda',
@@ -37,6 +41,7 @@ _MAY_BE_NEGATIVE = {
 _BELOW_ONE = {
   'model.core_dropout',
   'model.dropout',
+  'task.label_smoothing',
   'model.depth.halt_epsilon',
   'data.mask_rate',
   'optimizer.b1',
@@ -62,6 +67,7 @@ def checked(config: Config) -> Config:
   for name, value in _leaves(dataclasses.asdict(config)):
     if name in CHOICES and value not in CHOICES[name]:
       raise unknown(name, value, CHOICES[name])
+  config = tasks.with_head(config)
   config = dataclasses.replace(config, model=_derived(config.model))
   if config.adapt.method != 'none':
     model = dataclasses.replace(config.model, tables='state')
@@ -103,6 +109,10 @@ def _derived(model: Model) -> Model:
     embed_dim=model.embed_dim or model.d_model,
     core_ff=model.core_ff or 4 * model.core_width,
   )
+  if model.family == 'vision':
+    patches = (model.image_size // model.patch_size) ** 2
+    length = patches + (model.pool == 'first')
+    return dataclasses.replace(model, vocab_size=0, max_len=length)
   if model.family != 'encoder_decoder':
     return model
   return dataclasses.replace(
@@ -145,6 +155,7 @@ def _check_model(model: Model) -> None:
     'model.rotary_fraction needs to leave 2 features of head_dim'
     f' {model.head_dim} to be rotated, got {model.rotary_fraction}',
   )
+  tasks.check_head(model)
   fitting.check_signals(model)
   _check_experts(model)
   fitting.check_sides(model)

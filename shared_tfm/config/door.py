@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import ml_collections
 
 from shared_tfm.config import checks, loops, preset
-from shared_tfm.config.fields import SHARING_FIELDS, Config, Sharing
+from shared_tfm.config.fields import SHARING_FIELDS, Sharing
+from shared_tfm.config.training import Config
 from shared_tfm.errors import BadInput, need, unknown
 from shared_tfm.sharing import levels, table
 

@@ -1,73 +1,10 @@
-"""The fields of a configuration, their defaults, and what they may hold.
+"""The fields of a network, and their defaults; sizes of 0 are derived.
 
-Sizes that are 0 are derived; `cross` fills them in.
+`training.py` has those of a run; `choices.py` says what names are known.
 """
 
 import dataclasses
 from typing import Any
-
-CHOICES = {
-  'model.family': ('decoder', 'encoder', 'encoder_decoder'),
-  'model.activation': ('gelu', 'gelu_tanh', 'relu', 'swiglu', 'geglu'),
-  'model.norm': ('layernorm', 'rmsnorm', 'batchnorm'),
-  'model.norm_position': ('pre', 'post', 'sandwich', 'peri'),
-  'model.position': ('learned', 'sinusoidal', 'rotary', 'none'),
-  'model.positions_at': ('input', 'every_layer'),
-  'model.step_signal': ('none', 'learned', 'sinusoidal'),
-  'model.embed_project': ('linear', 'safe'),
-  'model.dtype': ('float32', 'bfloat16'),
-  'model.residual_scale': ('none', 'depth'),
-  'model.shared_gradient': ('sum', 'mean', 'owner'),
-  'model.remat': ('none', 'full', 'dots'),
-  'model.experts.style': ('moeut', 'sut'),
-  'model.depth.rule': (
-    'fixed',
-    'act',
-    'stick_breaking',
-    'ponder',
-    'random',
-    'exits',
-    'expert_choice',
-    'token_choice',
-    'two_level',
-  ),
-  'model.depth.injection': ('none', 'add', 'linear'),
-  'model.depth.attention': ('loop', 'all_loops'),
-  'model.depth.start': ('input', 'zeros', 'normal'),
-  'model.depth.act_sum': ('basic', 'accumulated'),
-  'model.depth.prior': ('geometric', 'uniform'),
-  'model.depth.criterion': (
-    'none',
-    'cdf',
-    'probability',
-    'entropy',
-    'kl',
-    'latent',
-    'argmax',
-  ),
-  'model.depth.router_function': ('softmax', 'sigmoid'),
-  'model.depth.balance': ('loss', 'bias', 'none'),
-  'model.tables': ('fixed', 'state'),
-  'adapt.method': (
-    'none',
-    'unshare_at',
-    'unshare_when',
-    'unshare_steps',
-    'q_network',
-    'merge',
-  ),
-  'optimizer.name': ('adamw', 'adafactor', 'lion', 'lamb', 'muon'),
-  'optimizer.schedule': (
-    'constant',
-    'linear',
-    'exponential',
-    'cosine',
-    'rsqrt',
-    'wsd',
-  ),
-  'data.tokenizer': ('bytes', 'bpe'),
-}
-GATED = ('swiglu', 'geglu')  # activations with a third projection
 
 
 def _part(path: str) -> Any:
@@ -218,6 +155,13 @@ class Model:
   core_dropout: float = 0.05  # where the width changes
   max_len: int = 128  # L
   type_vocab_size: int = 0  # segment types (BERT); 0: none
+  head: str = ''  # what is scored; '': what the task needs, or tokens
+  num_classes: int = 0  # head classes; 1: a number is told
+  pool: str = 'first'  # the position that classes are told from, or their mean
+  pooler: bool = True  # a linear map and tanh before the classes (BERT)
+  image_size: int = 32  # vision: pixels on each side
+  patch_size: int = 4  # ... of a patch, which is a token
+  channels: int = 3
   activation: str = 'gelu'
   norm: str = 'layernorm'
   norm_eps: float = 1e-5
@@ -250,6 +194,11 @@ class Model:
     return self.family in ('decoder', 'encoder_decoder')
 
   @property
+  def patch_values(self) -> int:
+    """How many numbers a patch of an image has."""
+    return self.patch_size**2 * self.channels
+
+  @property
   def sublayers(self) -> tuple[str, ...]:
     """What a layer is made of, in order: each adds to the residual stream."""
     cross = ('cross_attention',) * (self.family == 'encoder_decoder')
@@ -270,92 +219,3 @@ class Model:
   def memory_width(self) -> int:
     """D of what cross-attention reads."""
     return self.d_model
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-  """The update rule and its learning-rate schedule."""
-
-  name: str = 'adamw'
-  learning_rate: float = 1e-3  # the peak
-  schedule: str = 'cosine'
-  warmup_steps: int = 0  # linear, from 0
-  final_fraction: float = 0.1  # of the peak, where the schedule ends
-  decay_fraction: float = 0.2  # wsd: the part of the run in which it decays
-  b1: float = 0.9
-  b2: float = 0.98
-  eps: float = 1e-8
-  weight_decay: float = 0.01
-  decay_mask: str = 'kernel'  # names of tensors that decay; '' for every one
-  clip_norm: float = 1.0  # 0: no clipping
-  visit_rate_power: float = 0.0  # a row's rate is times its visits to this
-  visit_decay_power: float = 0.0  # ... and so is its weight decay
-
-
-@dataclasses.dataclass(frozen=True)
-class Train:
-  """The loop. Steps are optimizer updates."""
-
-  num_steps: int = 1000
-  batch_size: int = 16  # sequences per update
-  accumulate: int = 1  # micro-batches an update is accumulated from
-  eval_every: int = 100
-  eval_batches: int = 16  # 0: the whole validation split
-  log_every: int = 10
-  checkpoint_every: int = 100
-  keep: int = 2  # latest checkpoints kept, beside the best
-  visit_gradients_every: int = 0  # log cosines between visits' gradients
-  seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapt:
-  """Tables that change during training; they start as the specs say.
-
-  Every component is adapted by itself. See train/adapt.py.
-  """
-
-  method: str = 'none'
-  only: str = ''  # components, with commas between; empty: all
-  step: int = 0  # of the first change or check; 0: `every`
-  every: int = 100  # steps from one to the next
-  threshold: float = 0.5  # unshare_when: of gradient correlation
-  patience: int = 3  # unshare_when: checks in a row below it
-  rows: int = 1  # merge: how many are left
-  decay: float = 0.95  # q_network: of epsilon, from 1, at every round
-  least: float = 0.01  # q_network: where epsilon stays
-  discount: float = 0.99  # q_network: of later rewards
-  width: int = 128  # q_network: of its hidden layer
-  learning_rate: float = 1e-3  # q_network: its own
-  replay: int = 256  # q_network: decisions remembered
-  batch_size: int = 32  # q_network: of them in an update
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-  """Where text comes from and how it becomes batches."""
-
-  source: str = 'local'  # local | text | tfds:NAME | a generator's name
-  path: str = ''  # text: a file or folder; tfds: its data_dir
-  text_field: str = 'text'  # tfds: the feature that holds the text
-  tokenizer: str = 'bytes'
-  seq_len: int = 0  # 0: model.max_len
-  mask_rate: float = 0.15  # encoder: the share of tokens to be predicted
-  max_bytes: int = 0  # of text for training, 1/10 of it to validate; 0: all
-  difficulty: int = 8  # generators: digits, symbols, hops or operands
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """Everything one run needs.
-
-  `preset` names what a published system shares; see sharing/presets/. Its
-  fields are laid under the config's own, and it is '' from then on.
-  """
-
-  preset: str = ''
-  model: Model = Model()
-  optimizer: Optimizer = Optimizer()
-  train: Train = Train()
-  adapt: Adapt = Adapt()
-  data: Data = Data()

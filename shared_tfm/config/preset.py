@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from shared_tfm.config.fields import Config
+from shared_tfm.config.training import Config
 from shared_tfm.sharing import presets
 
 

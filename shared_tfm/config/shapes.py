@@ -9,7 +9,8 @@ import functools
 import math
 from typing import NamedTuple
 
-from shared_tfm.config.fields import GATED, Model
+from shared_tfm.config.choices import GATED
+from shared_tfm.config.fields import Model
 from shared_tfm.config.sides import Side, readers
 from shared_tfm.sharing import component, table
 from shared_tfm.sharing.component import Component

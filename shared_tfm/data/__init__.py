@@ -1,5 +1,5 @@
-"""Data: sources of text, tokenizers, and the pipeline that makes batches."""
+"""Data: sources, tokenizers, and the pipeline that makes batches."""
 
-from shared_tfm.data.pipeline import Dataset, prepare
+from shared_tfm.data.pipeline import Batch, Dataset
 
-__all__ = ['Dataset', 'prepare']
+__all__ = ['Batch', 'Dataset']

@@ -12,7 +12,9 @@ from shared_tfm.config import sides
 from shared_tfm.errors import need
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.embedding import Embedding, Head
+from shared_tfm.layers.heads import Classes, Spans
 from shared_tfm.layers.norm import Norm
+from shared_tfm.layers.patches import Patches
 from shared_tfm.layers.width import Resize
 from shared_tfm.model.depth import Controls, Ran
 from shared_tfm.model.halting import left_at
@@ -42,7 +44,8 @@ class Transformer(nn.Module):
   """A decoder-only language model, a bidirectional encoder, or both in one.
 
   Its parameters: 'embedding', 'stack' (the bank), 'norm' (the final norm, which
-  'post' placement does not have), 'head', and 'controls' of an adaptive depth.
+  'post' placement does not have), 'head', 'classes' or 'spans' (what is
+  scored), and 'controls' of an adaptive depth.
   An encoder-decoder has in 'stack' its decoder, and besides 'source' (the
   source's embedding), 'encoder' (a bank), 'encoder_norm', 'encoder_controls'.
   Where the first and last layers are of another width, they are in 'prelude'
@@ -55,7 +58,8 @@ class Transformer(nn.Module):
 
   def setup(self) -> None:
     """Declares the rooms of the model."""
-    self.embedding = Embedding(self.model, self.train)
+    reads = Patches if self.model.family == 'vision' else Embedding
+    self.embedding: Any = reads(self.model, self.train)
     stacks = sides.stacks(self.model)
     for name, stack in stacks.items():
       setattr(self, name, Stack(stack, self.train))
@@ -69,7 +73,12 @@ class Transformer(nn.Module):
         self.encoder_norm = Norm(self.model, self.train)
     if self.model.norm_position != 'post':
       self.norm = Norm(self.model, self.train)
-    self.head = Head(self.model, self.train)
+    if 'tokens' in self.model.head:
+      self.head = Head(self.model, self.train)
+    if 'classes' in self.model.head:
+      self.classes = Classes(self.model, self.train)
+    if self.model.head == 'spans':
+      self.spans = Spans(self.model)
 
   def outputs(
     self,
@@ -83,7 +92,8 @@ class Transformer(nn.Module):
     """Runs everything but the head.
 
     Args:
-      tokens_BL: integers below `vocab_size`; L at most `max_len`.
+      tokens_BL: integers below `vocab_size`; L at most `max_len`. Of family
+        vision images instead, (B, `image_size`, `image_size`, `channels`).
       mask_BL: False at padding, which nobody attends to; None for no padding.
       types_BL: segment types below `type_vocab_size`; None for all zero.
       source_BS: what the encoder of an encoder-decoder reads, and only of such.
@@ -97,7 +107,7 @@ class Transformer(nn.Module):
       f'a source is for an encoder_decoder, which needs one; this model is of'
       f' family {self.model.family}',
     )
-    positions_BL = _positions(tokens_BL)
+    positions_BL = self._positions(tokens_BL)
     context = Context(positions_BL, mask_BL)
     losses, metrics, lender = {}, {}, None
     if source_BS is not None:
@@ -107,7 +117,10 @@ class Transformer(nn.Module):
       )
       losses, metrics = encoded.losses, encoded.metrics
       lender = nn.unbox(self.encoder.variables['params'])
-    x_BLD = self.embedding(tokens_BL, positions_BL, mask_BL, types_BL)
+    if self.model.family == 'vision':
+      x_BLD = self.embedding(tokens_BL, positions_BL)
+    else:
+      x_BLD = self.embedding(tokens_BL, positions_BL, mask_BL, types_BL)
     ran = self._run('stack', self.controls, x_BLD, context, lender)
     x_XBLD = ran.x_XBLD
     if self.model.norm_position != 'post':
@@ -119,11 +132,17 @@ class Transformer(nn.Module):
       {**ran.metrics, **metrics},
     )
 
+  def _positions(self, read: jax.Array) -> jax.Array:
+    """0, 1, ... for every row that is read."""
+    vision = self.model.family == 'vision'
+    length = self.model.max_len if vision else read.shape[1]
+    return jnp.broadcast_to(jnp.arange(length), (len(read), length))
+
   def _encoded(
     self, source_BS: jax.Array, mask_BS: jax.Array | None
   ) -> Outputs:
     """The source as the decoder sees it; names begin with 'encoder_'."""
-    positions_BS = _positions(source_BS)
+    positions_BS = self._positions(source_BS)
     table = self.embedding if self.model.tie_source else None
     x_BSD = self.source(source_BS, positions_BS, mask_BS, table=table)
     context = Context(positions_BS, mask_BS)
@@ -179,9 +198,23 @@ class Transformer(nn.Module):
     mask_BL: jax.Array | None = None,
     types_BL: jax.Array | None = None,
     **source: Any,
-  ) -> jax.Array:
-    """Logits over the vocabulary: float32 (B, L, V). Arguments as `outputs`."""
-    return self.exited(tokens_BL, mask_BL, types_BL, **source)[0]
+  ) -> Any:
+    """What the head scores, as float32. Arguments as `outputs`.
+
+    Returns:
+      Logits over the vocabulary, (B, L, V), of head tokens; over the classes,
+      (B, classes); of an answer's first and last position, (B, L, 2). Of head
+      tokens_classes a pair of the first two.
+    """
+    if self.model.head == 'tokens':
+      return self.exited(tokens_BL, mask_BL, types_BL, **source)[0]
+    x_BLD = self.hidden(tokens_BL, mask_BL, types_BL)
+    if self.model.head == 'spans':
+      return self.spans(x_BLD)
+    classes = self.classes(x_BLD, mask_BL)
+    if self.model.head == 'classes':
+      return classes
+    return self.scores(x_BLD, mask_BL), classes
 
   def exited(
     self,
@@ -213,10 +246,6 @@ class Transformer(nn.Module):
       return logits_1BLV[0], jnp.mean(loops_BL)
     mean = jnp.sum(loops_BL * mask_BL) / jnp.maximum(jnp.sum(mask_BL), 1)
     return logits_1BLV[0], mean
-
-
-def _positions(tokens_BL: jax.Array) -> jax.Array:
-  return jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
 
 
 def build(config: Any, train: bool = False) -> Transformer:

@@ -12,9 +12,10 @@ from typing import Any
 from shared_tfm import accounting, files
 from shared_tfm import config as configs
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset, prepare
+from shared_tfm.data import Dataset
 from shared_tfm.errors import need
 from shared_tfm.report import history, html, plots, tables
+from shared_tfm.tasks import prepare
 from shared_tfm.train import log, runs
 from shared_tfm.train.loop import train
 from shared_tfm.train.watch import progress

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import tqdm
 
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset, prepare
+from shared_tfm.data import Dataset
 from shared_tfm.errors import Interrupted
+from shared_tfm.tasks import prepare
 from shared_tfm.train import adapt, frozen, runs
 from shared_tfm.train.checkpoint import Checkpoints
 from shared_tfm.train.log import Log
@@ -134,12 +135,14 @@ def train(
     raise Interrupted(stop[0], step)
   if measured is None:
     measured = evaluate(compiled, state, dataset, t.eval_batches)
+  variables = {'params': state.params, **state.variables}
+  measured |= compiled.task.score(variables, dataset, 'validation')
   return runs.conclude(
     workdir,
     config,
     {
       **{f'validation_{name}': value for name, value in measured.items()},
-      'unigram_bits_per_byte': dataset.unigram_bits_per_byte,
+      **compiled.task.baseline(dataset),
       'peak_memory_bytes': compiled.peak_bytes,
       'skipped': int(state.skipped),
       **frozen.concluded(config, state),

@@ -1,15 +1,18 @@
 """A config's compiled programs."""
 
+import collections
 import dataclasses
 import functools
-import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
+from shared_tfm.data.pipeline import NOBODY
 from shared_tfm.train import step as steps
 from shared_tfm.train import visits
 
@@ -25,12 +28,39 @@ def _programs(config: Config) -> 'Programs':
   return Programs(config)
 
 
+class Shaped:
+  """One program for each kind of batch."""
+
+  def __init__(self, function: Any, shapes: Any, batches: Any, **options: Any):
+    """Compiles.
+
+    Args:
+      function: (state, batch) -> anything.
+      shapes: of the state.
+      batches: the shapes of each kind.
+      **options: of `jax.jit`.
+    """
+    jitted = jax.jit(function, **options)
+    self.compiled = {
+      _kind(batch): jitted.lower(shapes, batch).compile() for batch in batches
+    }
+
+  def __call__(self, state: Any, batch: Any) -> Any:
+    """Runs the program that fits the batch."""
+    return self.compiled[_kind(batch)](state, batch)
+
+
+def _kind(batch: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+  return tuple(batch[name].shape for name in sorted(batch))
+
+
 class Programs:
   """What a run executes, each compiled when it is first asked for."""
 
   def __init__(self, config: Config):
     """Remembers the config, whose seed plays no part."""
     self.config = config
+    self.task = tasks.make(config)
 
   @functools.cached_property
   def shapes(self) -> Any:
@@ -50,33 +80,31 @@ class Programs:
   @functools.cached_property
   def train(self) -> Any:
     """(state, batch) -> (state, metrics); the state is donated."""
-    step = jax.jit(steps.train_step(self.config), donate_argnums=0)
-    return step.lower(self.shapes, steps.inputs(self.config)).compile()
+    step = steps.train_step(self.config)
+    return Shaped(step, self.shapes, self.task.batches(), donate_argnums=0)
 
   @functools.cached_property
   def evaluate(self) -> Any:
-    """(state, batch, byte lengths) -> sums."""
-    vocab = self.config.model.vocab_size
-    lengths = jax.ShapeDtypeStruct((vocab,), jnp.int32)
-    step = jax.jit(steps.eval_step(self.config))
-    batch = steps.inputs(self.config)
-    return step.lower(self.shapes, batch, lengths).compile()
+    """(state, batch) -> sums, and what was said of each row."""
+    step = steps.eval_step(self.config)
+    return Shaped(step, self.shapes, self.task.batches())
 
   @functools.cached_property
   def cosines(self) -> Any:
     """(state, batch) -> cosines between visits' gradients, by component."""
-    measure = jax.jit(visits.visit_cosines(self.config))
-    return measure.lower(self.shapes, steps.inputs(self.config)).compile()
+    measure = visits.visit_cosines(self.config)
+    return Shaped(measure, self.shapes, self.task.batches())
 
   @property
   def peak_bytes(self) -> int:
-    """Memory of a training step: state, batch and temporaries."""
-    memory = self.train.memory_analysis()
-    return (
+    """Memory of the largest training step: state, batch and temporaries."""
+    found = [p.memory_analysis() for p in self.train.compiled.values()]
+    return max(
       memory.argument_size_in_bytes
       + memory.output_size_in_bytes
       - memory.alias_size_in_bytes
       + memory.temp_size_in_bytes
+      for memory in found
     )
 
 
@@ -84,33 +112,37 @@ _SEED = jax.ShapeDtypeStruct((), jnp.uint32)
 
 
 def evaluate(
-  compiled: Programs, state: steps.State, dataset: Dataset, batches: int
+  compiled: Programs,
+  state: steps.State,
+  dataset: Dataset,
+  batches: int,
+  split: str = 'validation',
 ) -> dict[str, float]:
-  """Evaluates on the validation split.
+  """Evaluates on a split.
 
   Args:
     compiled: the config's programs.
     state: any training state of that config.
-    dataset: the data, with a fixed order of validation batches.
+    dataset: the data, with a fixed order of batches.
     batches: how many of them; 0 for all.
+    split: of the data.
 
   Returns:
-    'loss' in nats per token, 'perplexity', 'accuracy' (the share of targets
-    that score highest) and 'bits_per_byte' of the text behind the targets.
+    What the task measures, 'loss' among it.
   """
-  lengths = jax.device_put(dataset.tokenizer.byte_lengths)
-  sums = jax.device_get(
-    [
-      compiled.evaluate(state, jax.device_put(batch), lengths)
-      for batch in dataset.validation(batches)
-    ]
-  )
-  total = {name: sum(s[name].item() for s in sums) for name in sums[0]}
-  loss = total['loss'] / total['weight']
-  return {
-    'loss': loss,
-    'perplexity': math.exp(min(loss, 700)),
-    'accuracy': total['correct'] / total['weight'],
-    'bits_per_byte': total['loss'] / math.log(2) / total['bytes'],
-    **({'loops': total['loops'] / total['weight']} if 'loops' in total else {}),
-  }
+  task, totals = compiled.task, collections.defaultdict[str, float](float)
+  pending, rows = [], []
+  for batch in dataset.evaluation(split, batches):
+    pending.append(compiled.evaluate(state, jax.device_put(batch)))
+    rows.append(batch.get('row'))
+    for name, value in task.count(batch, dataset).items():
+      totals[name] += value
+  predictions = []
+  for (sums, said), row_B in zip(jax.device_get(pending), rows, strict=True):
+    for name, value in sums.items():
+      totals[name] += value.item()
+    for place, row in enumerate([] if row_B is None else row_B):
+      if row != NOBODY:
+        each = {name: values[place] for name, values in said.items()}
+        predictions.append(tasks.Prediction(row=row, **each))
+  return task.metrics(totals, predictions, dataset, split)

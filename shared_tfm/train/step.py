@@ -1,8 +1,7 @@
 """The pure training and evaluation steps.
 
-A batch is a dict of 'inputs' and 'targets' (B, L) integers and 'weights' (B, L)
-floats: 1 where a target counts, 0 where it does not; of an encoder-decoder also
-'source' (B, S) integers and 'source_mask' (B, S), False at its padding.
+What a batch holds, and what its loss is, is the task's business: see
+tasks/task.py.
 """
 
 from collections.abc import Callable
@@ -14,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.model import Transformer, build
+from shared_tfm.tasks import Task
 from shared_tfm.train import optimizer
 
 Batch = dict[str, jax.Array]
@@ -43,25 +44,16 @@ class State(flax.struct.PyTreeNode):
   key: jax.Array
 
 
-def inputs(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of a batch."""
-  ids = jax.ShapeDtypeStruct(
-    (config.train.batch_size, config.data.seq_len), jnp.int32
-  )
-  weights = jax.ShapeDtypeStruct(ids.shape, jnp.float32)
-  batch = {'inputs': ids, 'targets': ids, 'weights': weights}
-  if config.model.family == 'encoder_decoder':
-    mask = jax.ShapeDtypeStruct(ids.shape, jnp.bool_)
-    batch |= {'source': ids, 'source_mask': mask}
-  return batch
-
-
 def initial(config: Config, seed: jax.Array) -> State:
   """A fresh state. `seed` is an integer scalar, and the only randomness."""
   init_key, key = jax.random.split(jax.random.key(seed))
-  tokens = jnp.zeros((1, config.data.seq_len), jnp.int32)
-  source: Any = {'source_BS': tokens} if 'source' in inputs(config) else {}
-  variables = nn.unbox(build(config).init(init_key, tokens, **source))
+  read = {
+    name: jnp.zeros((1, *shape.shape[1:]), shape.dtype)
+    for name, shape in tasks.make(config).batches()[0].items()
+    if not name.endswith('mask')
+  }
+  model = build(config)
+  variables = nn.unbox(model.init(init_key, **tasks.arguments(read)))
   params = variables.pop('params')
   return State(
     step=jnp.zeros((), jnp.int32),
@@ -76,12 +68,13 @@ def initial(config: Config, seed: jax.Array) -> State:
 def train_step(config: Config) -> Callable[[State, Batch], Any]:
   """The training step: (state, batch) -> (state, metrics), pure.
 
-  Metrics: 'loss' in nats per weighted token, at the last exit, 'learning_rate',
+  Metrics: 'loss' per weighted target, at the last exit, 'learning_rate',
   'skipped', and of the last micro-batch where there are several: 'grad_norm'
   of the mean gradient before clipping, what the model measures ('loops') and
   the further terms of its loss ('router_loss').
   """
   model = build(config, train=True)
+  measured = losses(tasks.make(config))
   update_rule = optimizer.make(config)
   rate = optimizer.schedule(config)
 
@@ -91,7 +84,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
       batch,
       rngs={'dropout': key, 'depth': jax.random.fold_in(key, 1)},
       mutable=list(variables),
-      method=losses,
+      method=measured,
     )
     return total / batch['weights'].size, (sums, seen, variables)
 
@@ -125,7 +118,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   def step(state: State, batch: Batch) -> tuple[State, Metrics]:
     count = config.train.accumulate
     learning_rate = jnp.asarray(rate(state.step), jnp.float32)
-    batches = jax.tree.map(lambda a: a.reshape(count, -1, a.shape[-1]), batch)
+    batches = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
     state, (sums, seen) = jax.lax.scan(
       micro, state, (jnp.arange(count), batches)
     )
@@ -140,69 +133,48 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   return step
 
 
-def eval_step(config: Config) -> Callable[[State, Batch, jax.Array], Metrics]:
-  """The evaluation step: (state, batch, bytes of each token) -> sums.
+def eval_step(config: Config) -> Callable[[State, Batch], Any]:
+  """The evaluation step: (state, batch) -> what the task observes.
 
-  Sums: 'loss' in nats, 'weight' in tokens, 'correct' in tokens, 'bytes' of text
-  that the weighted targets stand for, and where depth adapts 'loops'.
+  Returns:
+    A function; its result is a pair of sums over the batch, and of what the
+    model said of each row.
   """
   model = build(config)
+  observe = tasks.make(config).observe
 
-  def step(state: State, batch: Batch, byte_lengths_V: jax.Array) -> Metrics:
+  def step(state: State, batch: Batch) -> Any:
     variables = {'params': state.params, **state.variables}
-    exited: Any = model.apply(
-      variables, batch['inputs'], **_source(batch), method='exited'
-    )
-    logits_BLV, loops = exited
-    bytes_BL = byte_lengths_V[batch['targets']] * batch['weights']
-    hits_BL = jnp.argmax(logits_BLV, axis=-1) == batch['targets']
-    sums = {
-      'loss': jnp.sum(_token_losses(logits_BLV, batch)),
-      'weight': jnp.sum(batch['weights']),
-      'correct': jnp.sum(hits_BL * batch['weights']),
-      'bytes': jnp.sum(bytes_BL),
-    }
-    if loops is not None:
-      sums['loops'] = loops * sums['weight']
-    return sums
+    return model.apply(variables, batch, method=observe)
 
   return step
 
 
-def losses(
-  model: Transformer, batch: Batch
-) -> tuple[jax.Array, Metrics, Metrics]:
-  """What the gradient is of, a sum; the tokens' own sums; what else was seen.
+def losses(task: Task) -> Callable[[Transformer, Batch], Any]:
+  """(bound model, batch) -> (total, sums, seen).
 
-  The model's further losses are means over tokens, and weigh in the sum as much
-  as all tokens together.
+  The total is what the gradient is of, a sum over targets and exits; the sums
+  are the targets' own, at the last exit; what was seen is worth logging. The
+  model's and the task's further losses are means, and weigh in the total as
+  much as all targets together.
   """
-  outputs = model.outputs(batch['inputs'], **_source(batch))
-  total = sum(outputs.losses.values()) * jnp.sum(batch['weights'])
-  for i in range(len(outputs.hidden_XBLD)):
-    losses_BL = _token_losses(model.scores(outputs.hidden_XBLD[i]), batch)
-    if outputs.weight_XBL is None:
-      total += jnp.sum(losses_BL)
-    else:
-      total += jnp.sum(losses_BL * outputs.weight_XBL[i])
-  sums = {'loss': jnp.sum(losses_BL), 'weight': jnp.sum(batch['weights'])}
-  seen = {f'{name}_loss': term for name, term in outputs.losses.items()}
-  return total, sums, {**outputs.metrics, **seen}
 
+  def measured(
+    model: Transformer, batch: Batch
+  ) -> tuple[jax.Array, Metrics, Metrics]:
+    outputs = model.outputs(**tasks.arguments(batch))
+    total = jnp.zeros(())
+    for i in range(len(outputs.hidden_XBLD)):
+      each, further = task.losses(model, outputs.hidden_XBLD[i], batch)
+      if outputs.weight_XBL is None:
+        total += jnp.sum(each)
+      else:
+        total += jnp.sum(each * outputs.weight_XBL[i])
+    count = jnp.sum(batch['weights'])
+    further = {**outputs.losses, **further}
+    total += sum(further.values()) * count
+    sums = {'loss': jnp.sum(each), 'weight': count}
+    seen = {f'{name}_loss': term for name, term in further.items()}
+    return total, sums, {**outputs.metrics, **seen}
 
-def _source(batch: Batch) -> dict[str, Any]:
-  """The arguments of a model that reads a source."""
-  if 'source' not in batch:
-    return {}
-  return {
-    'source_BS': batch['source'],
-    'source_mask_BS': batch['source_mask'],
-  }
-
-
-def _token_losses(logits_BLV: Any, batch: Batch) -> jax.Array:
-  """Cross-entropy in nats, times the tokens' weights."""
-  losses_BL = optax.softmax_cross_entropy_with_integer_labels(
-    logits_BLV, batch['targets']
-  )
-  return losses_BL * batch['weights']
+  return measured

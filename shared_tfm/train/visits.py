@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from shared_tfm import tasks
 from shared_tfm.config import Config, Model, sides
 from shared_tfm.config.shapes import components
 from shared_tfm.model import Transformer
@@ -32,6 +33,7 @@ def visit_gradients(config: Config) -> Callable[[State, Batch], Any]:
     leaf inside a stack has a leading axis of visits.
   """
   model = Transformer(untied(config.model), train=True)
+  measured = losses(tasks.make(config))
 
   def loss(params: Any, state: State, batch: Batch) -> jax.Array:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
@@ -41,7 +43,7 @@ def visit_gradients(config: Config) -> Callable[[State, Batch], Any]:
       batch,
       rngs={'dropout': key, 'depth': jax.random.fold_in(key, 1)},
       mutable=list(others),
-      method=losses,
+      method=measured,
     )
     return total / batch['weights'].size
 

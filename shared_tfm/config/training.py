@@ -1,0 +1,103 @@
+"""The fields of a run: how, on what and for what a network is trained."""
+
+import dataclasses
+
+from shared_tfm.config.fields import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """The update rule and its learning-rate schedule."""
+
+  name: str = 'adamw'
+  learning_rate: float = 1e-3  # the peak
+  schedule: str = 'cosine'
+  warmup_steps: int = 0  # linear, from 0
+  final_fraction: float = 0.1  # of the peak, where the schedule ends
+  decay_fraction: float = 0.2  # wsd: the part of the run in which it decays
+  b1: float = 0.9
+  b2: float = 0.98
+  eps: float = 1e-8
+  weight_decay: float = 0.01
+  decay_mask: str = 'kernel'  # names of tensors that decay; '' for every one
+  clip_norm: float = 1.0  # 0: no clipping
+  visit_rate_power: float = 0.0  # a row's rate is times its visits to this
+  visit_decay_power: float = 0.0  # ... and so is its weight decay
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """The loop. Steps are optimizer updates."""
+
+  num_steps: int = 1000
+  batch_size: int = 16  # sequences per update
+  accumulate: int = 1  # micro-batches an update is accumulated from
+  eval_every: int = 100
+  eval_batches: int = 16  # 0: the whole validation split
+  log_every: int = 10
+  checkpoint_every: int = 100
+  keep: int = 2  # latest checkpoints kept, beside the best
+  visit_gradients_every: int = 0  # log cosines between visits' gradients
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapt:
+  """Tables that change during training; they start as the specs say.
+
+  Every component is adapted by itself. See train/adapt.py.
+  """
+
+  method: str = 'none'
+  only: str = ''  # components, with commas between; empty: all
+  step: int = 0  # of the first change or check; 0: `every`
+  every: int = 100  # steps from one to the next
+  threshold: float = 0.5  # unshare_when: of gradient correlation
+  patience: int = 3  # unshare_when: checks in a row below it
+  rows: int = 1  # merge: how many are left
+  decay: float = 0.95  # q_network: of epsilon, from 1, at every round
+  least: float = 0.01  # q_network: where epsilon stays
+  discount: float = 0.99  # q_network: of later rewards
+  width: int = 128  # q_network: of its hidden layer
+  learning_rate: float = 1e-3  # q_network: its own
+  replay: int = 256  # q_network: decisions remembered
+  batch_size: int = 32  # q_network: of them in an update
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Where text comes from and how it becomes batches."""
+
+  source: str = 'local'  # local | text | tfds:NAME | a generator's name
+  path: str = ''  # text: a file or folder; tfds: its data_dir
+  text_field: str = 'text'  # tfds: the feature that holds the text
+  tokenizer: str = 'bytes'
+  seq_len: int = 0  # 0: model.max_len
+  mask_rate: float = 0.15  # encoder: the share of tokens to be predicted
+  max_bytes: int = 0  # of text for training, 1/10 of it to validate; 0: all
+  difficulty: int = 8  # generators: digits, symbols, hops or operands
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What is learned; see tasks/."""
+
+  name: str = ''  # '': language_model, masked_lm or answers, by family and data
+  label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Everything one run needs.
+
+  `preset` names what a published system shares; see sharing/presets/. Its
+  fields are laid under the config's own, and it is '' from then on.
+  """
+
+  preset: str = ''
+  model: Model = dataclasses.field(default_factory=Model)
+  optimizer: Optimizer = Optimizer()
+  train: Train = Train()
+  adapt: Adapt = Adapt()
+  data: Data = Data()
+  task: Task = Task()

@@ -1,0 +1,234 @@
+"""What a task is: its data, what it costs to be wrong, and how it is scored.
+
+`train`, `evaluate` and `compare` know tasks by this interface alone. A batch is
+a dict of arrays whose leading axis is B; what the model reads of it, and how
+much each target counts, have names that are the same for all tasks:
+
+    inputs              tokens (B, L), or images (B, Y, X, C)
+    mask, types         False at padding; segment types; both (B, L)
+    source, source_mask what an encoder-decoder's encoder reads, (B, S)
+    targets, weights    what should come out, and how much that counts
+    row                 (B,) which example of its split this is; -1: none
+"""
+
+import abc
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from shared_tfm.config import Config
+from shared_tfm.data import Dataset
+from shared_tfm.data.pipeline import Batch as HostBatch
+from shared_tfm.model import Transformer
+
+Batch = dict[str, jax.Array]
+Shapes = dict[str, jax.ShapeDtypeStruct]
+Sums = dict[str, jax.Array]
+
+# The arguments of `Transformer.outputs`, by their names in a batch.
+ARGUMENTS = {
+  'inputs': 'tokens_BL',
+  'mask': 'mask_BL',
+  'types': 'types_BL',
+  'source': 'source_BS',
+  'source_mask': 'source_mask_BS',
+}
+
+
+def arguments(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """What the model reads of a batch, by the names of its arguments."""
+  return {
+    argument: batch[name]
+    for name, argument in ARGUMENTS.items()
+    if name in batch
+  }
+
+
+class Prediction(dict[str, np.ndarray]):
+  """What a model said of one example: arrays by name, and its 'row'."""
+
+
+class Task(abc.ABC):
+  """One task of one config."""
+
+  def __init__(self, config: Config):
+    """Remembers the config.
+
+    Args:
+      config: as `config.cross` returns it.
+    """
+    self.config = config
+
+  @abc.abstractmethod
+  def dataset(self, folder: Path, index: int, count: int) -> Dataset:
+    """The examples; see `tasks.prepare`."""
+
+  @abc.abstractmethod
+  def batches(self) -> Sequence[Shapes]:
+    """The shapes of every kind of batch; the step is compiled for each."""
+
+  @abc.abstractmethod
+  def losses(
+    self, model: Transformer, hidden_BLD: jax.Array, batch: Batch
+  ) -> tuple[jax.Array, Sums]:
+    """What training makes smaller.
+
+    Args:
+      model: bound, to score with.
+      hidden_BLD: its last residual stream, normalised.
+      batch: see above.
+
+    Returns:
+      The losses of the targets, in the shape of the weights, which are already
+      applied; and further terms by name, means that weigh as much as the mean
+      of these.
+    """
+
+  @abc.abstractmethod
+  def observe(self, model: Transformer, batch: Batch) -> tuple[Sums, Sums]:
+    """Runs a bound model on a batch.
+
+    Returns:
+      Sums over the batch, 'loss' and 'weight' among them; and what it said of
+      each row, with a leading axis B.
+    """
+
+  @abc.abstractmethod
+  def metrics(
+    self,
+    totals: Mapping[str, float],
+    predictions: Sequence[Prediction],
+    dataset: Dataset,
+    split: str,
+  ) -> dict[str, float]:
+    """Scores by name, 'loss' among them.
+
+    Args:
+      totals: the sums of `observe` and `count` over all batches.
+      predictions: what `observe` said, where examples have rows.
+      dataset: where they are from.
+      split: of it.
+    """
+
+  def count(self, batch: HostBatch, dataset: Dataset) -> dict[str, float]:
+    """Sums over a batch that need no model."""
+    return {}
+
+  def baseline(self, dataset: Dataset) -> dict[str, float]:
+    """What a model that has learned nothing worth the name would reach."""
+    return {}
+
+  def score(
+    self, variables: Any, dataset: Dataset, split: str
+  ) -> dict[str, float]:
+    """Scores that need more than one pass over each batch, such as decoding.
+
+    They are taken once, when a run ends, and by `evaluate`.
+    """
+    return {}
+
+
+class Tokens(Task):
+  """A task whose targets are tokens."""
+
+  def losses(
+    self, model: Transformer, hidden_BLD: jax.Array, batch: Batch
+  ) -> tuple[jax.Array, Sums]:
+    """Cross-entropy, with smoothed labels where the config says so."""
+    logits_BLV = model.scores(hidden_BLD, batch.get('mask'))
+    losses_BL = cross_entropy(
+      logits_BLV, batch['targets'], self.config.task.label_smoothing
+    )
+    return losses_BL * batch['weights'], {}
+
+  def observe(self, model: Transformer, batch: Batch) -> tuple[Sums, Sums]:
+    """Sums 'loss' in nats, 'weight', 'correct' and, if it adapts, 'loops'."""
+    logits_BLV, loops = model.exited(**arguments(batch))
+    losses_BL = cross_entropy(logits_BLV, batch['targets'])
+    hits_BL = jnp.argmax(logits_BLV, axis=-1) == batch['targets']
+    sums = {
+      'loss': jnp.sum(losses_BL * batch['weights']),
+      'weight': jnp.sum(batch['weights']),
+      'correct': jnp.sum(hits_BL * batch['weights']),
+    }
+    if loops is not None:
+      sums['loops'] = loops * sums['weight']
+    return sums, {}
+
+  def metrics(
+    self,
+    totals: Mapping[str, float],
+    predictions: Sequence[Prediction],
+    dataset: Dataset,
+    split: str,
+  ) -> dict[str, float]:
+    """Loss in nats per token, perplexity, accuracy, and bits per byte."""
+    loss = totals['loss'] / totals['weight']
+    found = {
+      'loss': loss,
+      'perplexity': math.exp(min(loss, 700)),
+      'accuracy': totals['correct'] / totals['weight'],
+    }
+    if totals.get('bytes'):
+      found['bits_per_byte'] = totals['loss'] / math.log(2) / totals['bytes']
+    if 'loops' in totals:
+      found['loops'] = totals['loops'] / totals['weight']
+    return found
+
+  def count(self, batch: HostBatch, dataset: Dataset) -> dict[str, float]:
+    """'bytes' of text that the targets stand for."""
+    lengths_V = dataset.tokenizer.byte_lengths
+    return {
+      'bytes': float(np.sum(lengths_V[batch['targets']] * batch['weights']))
+    }
+
+  def baseline(self, dataset: Dataset) -> dict[str, float]:
+    """What a model reaches that ignores context."""
+    return {'unigram_bits_per_byte': unigram_bits_per_byte(dataset)}
+
+  def _shapes(self, length: int, rows: int = 0) -> Shapes:
+    """Of inputs, targets and weights, (B, L)."""
+    rows = rows or self.config.train.batch_size
+    ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    weights = jax.ShapeDtypeStruct((rows, length), jnp.float32)
+    return {'inputs': ids, 'targets': ids, 'weights': weights}
+
+
+def unigram_bits_per_byte(dataset: Dataset) -> float:
+  """Bits per byte of the best unigram model of the validation targets.
+
+  It is fitted to the very targets it is scored on, so that no model which
+  ignores context does better.
+  """
+  examples = dataset.examples('validation')
+  targets = np.concatenate([e['targets'][e['weights'] > 0] for e in examples])
+  counts = np.bincount(targets, minlength=dataset.tokenizer.vocab_size)
+  seen = counts[counts > 0]
+  bits = -(seen * np.log2(seen / seen.sum())).sum()
+  return float(bits / (counts @ dataset.tokenizer.byte_lengths))
+
+
+def cross_entropy(
+  logits: Any, targets: jax.Array, smoothing: float = 0.0
+) -> jax.Array:
+  """Cross-entropy in nats, in the shape of the targets.
+
+  Args:
+    logits: (..., V).
+    targets: integers below V.
+    smoothing: the share of a label that is spread evenly over all V
+      (1512.00567, section 7).
+  """
+  losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
+    logits, targets
+  )
+  if not smoothing:
+    return losses
+  uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+  return (1 - smoothing) * losses + smoothing * uniform
