@@ -16,7 +16,7 @@ import tqdm
 from shared_tfm import config
 from shared_tfm.__main__ import main
 from shared_tfm.errors import BadInput, Interrupted
-from shared_tfm.report import compare, tables
+from shared_tfm.report import compare, results_file, tables
 from shared_tfm.train import log
 
 STEPS, SEEDS = 6, 2
@@ -70,7 +70,9 @@ def whole(fields, tmp_path_factory):
 
 def timeless(results):
   return [
-    tuple(getattr(r, name) for name in tables.FIELDS if 'second' not in name)
+    tuple(
+      getattr(r, name) for name in results_file.FIELDS if 'second' not in name
+    )
     for r in results
   ]
 
@@ -121,7 +123,7 @@ def test_what_a_sweep_writes(whole):
     ['attention=all norm=none', '0'],
     ['attention=all norm=none', '1'],
   ]
-  assert tables.read(workdir / 'results.csv') == results
+  assert results_file.read(workdir / 'results.csv') == results
   summary = (workdir / 'summary.md').read_text()
   assert summary == tables.render(tables.summary(results)) + '\n'
   page = (workdir / 'report.html').read_text()
@@ -146,7 +148,7 @@ def test_results_are_those_of_the_runs(whole, fields):
     seed = json.loads((folder / 'config.json').read_text())['train']['seed']
     assert seed == result.seed
     assert result.validation_loss == run['validation_loss']
-    assert result.bits_per_byte == run['validation_bits_per_byte']
+    assert result.scores['bits_per_byte'] == run['validation_bits_per_byte']
     assert result.tokens == run['tokens'] == STEPS * 4 * 16
   # One layer's attention is stored less: 4 products of 16 x 16, with biases.
   none, shared = results[0], results[2]
@@ -166,7 +168,7 @@ def test_a_sweep_that_was_cut_goes_on(whole, fields, tmp_path, interrupt):
     compare.compare(fields, SCHEMES, SEEDS, tmp_path)
   done = list(tmp_path.glob('runs/*/*/result.json'))
   assert len(done) == 1
-  assert len(tables.read(tmp_path / 'results.csv')) == 1
+  assert len(results_file.read(tmp_path / 'results.csv')) == 1
   assert not (tmp_path / 'report.html').exists()
   before = {path.parent: times(path.parent) for path in done}
 
@@ -176,7 +178,7 @@ def test_a_sweep_that_was_cut_goes_on(whole, fields, tmp_path, interrupt):
     assert times(folder) == then
   assert timeless(results) == timeless(expected)
   assert curves(tmp_path) == curves(expected_folder)
-  assert tables.read(tmp_path / 'results.csv') == results
+  assert results_file.read(tmp_path / 'results.csv') == results
   assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
@@ -228,7 +230,7 @@ def test_a_run_that_diverges_is_reported_too(fields, tmp_path):
   assert math.isnan(results[0].validation_loss)
   assert sorted(path.name for path in tmp_path.iterdir()) == FILES
   assert ' nan |' in (tmp_path / 'summary.md').read_text()
-  read = tables.read(tmp_path / 'results.csv')
+  read = results_file.read(tmp_path / 'results.csv')
   assert str(read) == str(results)
   for name in ('result.json', 'metrics.jsonl'):
     (path,) = tmp_path.rglob(name)

@@ -12,9 +12,9 @@ from matplotlib.colors import to_rgb
 
 from shared_tfm import files
 from shared_tfm.errors import BadInput
-from shared_tfm.report import html, plots, tables
+from shared_tfm.report import columns, html, plots, results_file, tables
 from shared_tfm.report.plots import Point
-from shared_tfm.report.tables import Result
+from shared_tfm.report.results_file import Result
 
 ONE = Result(
   scheme='none',
@@ -26,12 +26,11 @@ ONE = Result(
   flops_per_token=7_400_000,
   train_loss=1.5,
   validation_loss=1.6,
-  bits_per_byte=2.3,
-  unigram_bits_per_byte=4.81,
   steps=100,
   tokens=51_200,
   tokens_per_second=12_000.0,
   peak_memory_bytes=210 * 2**20,
+  scores={'bits_per_byte': 2.3, 'unigram_bits_per_byte': 4.81},
 )
 RESULTS = [
   ONE,
@@ -40,7 +39,7 @@ RESULTS = [
     seed=1,
     train_loss=1.6,
     validation_loss=1.8,
-    bits_per_byte=2.5,
+    scores={'bits_per_byte': 2.5, 'unigram_bits_per_byte': 4.81},
     tokens_per_second=13_000.0,
   ),
   dataclasses.replace(
@@ -49,7 +48,7 @@ RESULTS = [
     stored_params=345_678,
     sharing_ratio=4.0,
     validation_loss=1.75,
-    bits_per_byte=2.6,
+    scores={'bits_per_byte': 2.6, 'unigram_bits_per_byte': 4.81},
     tokens_per_second=950.0,
   ),
   dataclasses.replace(
@@ -59,7 +58,7 @@ RESULTS = [
     stored_params=345_678,
     sharing_ratio=4.0,
     validation_loss=1.85,
-    bits_per_byte=2.7,
+    scores={'bits_per_byte': 2.7, 'unigram_bits_per_byte': 4.81},
     tokens_per_second=970.0,
   ),
 ]
@@ -93,14 +92,14 @@ OWNERS = {
 
 def test_what_is_written_is_read_back(tmp_path):
   odd = dataclasses.replace(
-    ONE, scheme='a,"b"\n=c', train_loss=0.1 + 0.2, bits_per_byte=math.inf
+    ONE, scheme='a,"b"\n=c', train_loss=0.1 + 0.2, scores={'accuracy': math.inf}
   )
-  tables.write(tmp_path / 'results.csv', [*RESULTS, odd])
-  assert tables.read(tmp_path / 'results.csv') == [*RESULTS, odd]
+  results_file.write(tmp_path / 'results.csv', [*RESULTS, odd])
+  assert results_file.read(tmp_path / 'results.csv') == [*RESULTS, odd]
 
 
 def test_the_columns_start_with_scheme_and_seed(tmp_path):
-  tables.write(tmp_path / 'results.csv', RESULTS)
+  results_file.write(tmp_path / 'results.csv', RESULTS)
   header, first, *_ = (tmp_path / 'results.csv').read_text().splitlines()
   assert header.startswith('scheme,seed,stored_params,applied_params,')
   assert first.startswith('none,0,1234567,1234567,')
@@ -108,7 +107,7 @@ def test_the_columns_start_with_scheme_and_seed(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / 'results.csv'
-  tables.write(path, RESULTS)
+  results_file.write(path, RESULTS)
   before = path.read_bytes()
 
   def full(*_):
@@ -116,7 +115,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
   monkeypatch.setattr(files.os, 'replace', full)
   with pytest.raises(OSError, match='no space left'):
-    tables.write(path, RESULTS[:1])
+    results_file.write(path, RESULTS[:1])
   assert path.read_bytes() == before
   assert list(tmp_path.iterdir()) == [path]
 
@@ -136,7 +135,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
       "line 3, column seed: 0 is there twice for 'none'",
     ),
     ('none,1', 'none', 'line 3: needs 15 columns, got 14'),
-    ('bits_per_byte,', 'bits,', 'line 1: there is no column bits_per_byte'),
+    ('train_loss,', 'train,', 'line 1: there is no column train_loss'),
+    ('2.3,', 'low,', "line 2, column bits_per_byte: needs float, got 'low'"),
     ('cycle:3,1', '"cycle:3,1', 'line 5: unexpected end of data'),
   ],
 )
@@ -144,31 +144,31 @@ def test_a_malformed_file_is_named_with_line_and_column(
   tmp_path, old, new, message
 ):
   path = tmp_path / 'results.csv'
-  tables.write(path, RESULTS)
+  results_file.write(path, RESULTS)
   path.write_text(path.read_text().replace(old, new, 1))
   with pytest.raises(BadInput) as error:
-    tables.read(path)
+    results_file.read(path)
   assert str(error.value) == f'{path}, {message}'
 
 
 def test_files_that_hold_no_results(tmp_path):
   path = tmp_path / 'results.csv'
   with pytest.raises(BadInput, match=r'results\.csv: No such file'):
-    tables.read(path)
-  tables.write(path, [])
+    results_file.read(path)
+  results_file.write(path, [])
   with pytest.raises(BadInput, match=r'results\.csv holds no results'):
-    tables.read(path)
+    results_file.read(path)
   path.write_bytes(b'scheme,seed\n\xff')
   with pytest.raises(BadInput, match=r'results\.csv is not text in UTF-8'):
-    tables.read(path)
+    results_file.read(path)
 
 
 def test_columns_of_a_user_are_passed_over(tmp_path):
   path = tmp_path / 'results.csv'
-  tables.write(path, RESULTS)
+  results_file.write(path, RESULTS)
   lines = path.read_text().splitlines()
   path.write_text('\n'.join(f'note,{line}' for line in lines))
-  assert tables.read(path) == RESULTS
+  assert results_file.read(path) == RESULTS
 
 
 # --- the summary ---
@@ -190,7 +190,7 @@ def test_schemes_keep_the_order_of_first_appearance():
 
 def test_one_seed_has_no_spread():
   (row,) = tables.summary([ONE])
-  assert row.stats['validation_loss'] == tables.Stat(1.6, None)
+  assert row.stats['validation_loss'] == columns.Stat(1.6, None)
   text = tables.render([row])
   assert '|      1.500 |           1.600 |     2.300 |' in text
   assert '; 1 seed for each scheme;' in text
@@ -211,12 +211,12 @@ def test_a_pipe_in_a_name_stays_in_its_cell():
 )
 def test_counts_are_shown_with_three_digits(value, shown):
   (row,) = tables.summary([dataclasses.replace(ONE, applied_params=value)])
-  assert tables.COLUMNS[1].cell(row) == shown
+  assert columns.COLUMNS[1].cell(row) == shown
 
 
 def marked(results):
   rows = tables.summary(results)
-  return {c.field: html.best(rows, c) for c in tables.COLUMNS}
+  return {c.field: html.best(rows, c) for c in tables.columns(rows)}
 
 
 def test_a_difference_within_the_spread_is_not_marked():
@@ -235,8 +235,25 @@ def test_one_seed_marks_only_what_is_counted():
 
 
 def test_a_diverged_run_is_not_the_best():
-  lost = [dataclasses.replace(r, bits_per_byte=math.nan) for r in RESULTS[:2]]
+  nan = {'bits_per_byte': math.nan}
+  lost = [dataclasses.replace(r, scores=nan) for r in RESULTS[:2]]
   assert marked([*lost, *RESULTS[2:]])['bits_per_byte'] == {'cycle:3'}
+
+
+def test_a_score_that_some_schemes_lack_is_not_made_up(tmp_path):
+  """Columns are those of scores that were measured; the file has gaps."""
+  bleu = [dataclasses.replace(r, scores={'bleu': 30.0}) for r in RESULTS[:2]]
+  bare = [dataclasses.replace(r, scores={}) for r in RESULTS[2:]]
+  results_file.write(tmp_path / 'results.csv', [*bleu, *bare])
+  results = results_file.read(tmp_path / 'results.csv')
+  assert results == [*bleu, *bare]
+  rows = tables.summary(results)
+  titles = [column.title for column in tables.columns(rows)]
+  assert 'BLEU' in titles and 'bits/byte' not in titles
+  first, second = tables.render(rows).splitlines()[2:4]
+  assert '| 30.00 ± 0.00 |' in first
+  assert '|            - |' in second
+  assert 'unigram' not in tables.note(rows)
 
 
 # --- pictures ---

@@ -9,12 +9,12 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from shared_tfm import accounting, files
+from shared_tfm import accounting, files, tasks
 from shared_tfm import config as configs
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
 from shared_tfm.errors import need
-from shared_tfm.report import history, html, plots, tables
+from shared_tfm.report import history, html, plots, results_file, tables
 from shared_tfm.tasks import prepare
 from shared_tfm.train import log, runs
 from shared_tfm.train.loop import train
@@ -38,7 +38,7 @@ def compare(
   schemes: Sequence[str],
   seeds: int,
   workdir: str | Path,
-) -> list[tables.Result]:
+) -> list[results_file.Result]:
   """Trains each scheme with each seed, and reports them side by side.
 
   A sweep that was cut goes on where it was: runs that are done are not run
@@ -74,14 +74,14 @@ def compare(
     name = f'{number}/{len(sweep)} {run.scheme} seed {run.seed}'
     bar.set_description(name, refresh=False)
     results.append(_result(run, _finished(run, dataset, bar)))
-    tables.write(workdir / 'results.csv', results)
+    results_file.write(workdir / 'results.csv', results)
   bar.close()
   report(workdir, sweep, results)
   return results
 
 
 def report(
-  workdir: Path, sweep: Sequence[Run], results: Sequence[tables.Result]
+  workdir: Path, sweep: Sequence[Run], results: Sequence[results_file.Result]
 ) -> None:
   """Writes the summary, the plots and the HTML page of finished runs."""
   summary = tables.render(tables.summary(results))
@@ -155,7 +155,7 @@ def _finished(run: Run, dataset: Dataset, bar: Any) -> dict[str, Any]:
   return train(run.config, run.folder, dataset, bar)
 
 
-def _result(run: Run, measured: dict[str, Any]) -> tables.Result:
+def _result(run: Run, measured: dict[str, Any]) -> results_file.Result:
   config = run.config
   if frozen := measured.get('frozen_sharing'):  # tables as they were at the end
     config = configs.with_sharing(
@@ -163,7 +163,7 @@ def _result(run: Run, measured: dict[str, Any]) -> tables.Result:
     )
   described = accounting.describe(config)
   measured = {name: _number(value) for name, value in measured.items()}
-  return tables.Result(
+  return results_file.Result(
     scheme=run.scheme,
     seed=run.seed,
     stored_params=described['params']['stored'],
@@ -173,12 +173,16 @@ def _result(run: Run, measured: dict[str, Any]) -> tables.Result:
     flops_per_token=described['flops_per_token']['train'],
     train_loss=measured['train_loss'],
     validation_loss=measured['validation_loss'],
-    bits_per_byte=measured['validation_bits_per_byte'],
-    unigram_bits_per_byte=measured['unigram_bits_per_byte'],
     steps=measured['steps'],
     tokens=measured['tokens'],
     tokens_per_second=measured['tokens_per_second'],
     peak_memory_bytes=measured['peak_memory_bytes'],
+    scores={
+      name: value
+      for name in tasks.make(config).reported
+      for value in (measured.get(f'validation_{name}', measured.get(name)),)
+      if value is not None
+    },
   )
 
 

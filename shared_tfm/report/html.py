@@ -6,7 +6,6 @@ escapes every value, and its content policy forbids scripts and the network.
 """
 
 import base64
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 import jinja2
 
 from shared_tfm import files
-from shared_tfm.report import tables
+from shared_tfm.report import results_file, tables
+from shared_tfm.report.columns import Column, Summary
 from shared_tfm.report.plots import (
   CAPTIONS,
   Curves,
@@ -23,7 +23,7 @@ from shared_tfm.report.plots import (
   colours,
   row_colour,
 )
-from shared_tfm.report.tables import Column, Result, Summary
+from shared_tfm.report.results_file import Result
 
 _TEMPLATES = jinja2.Environment(
   loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -55,19 +55,20 @@ def write(
     versions: what the numbers were made with, such as {'jax': '0.10.2'}.
   """
   rows = tables.summary(results)
+  columns, names = tables.columns(rows), results_file.header(results)
   page = _TEMPLATES.get_template('report.html.j2').render(
-    columns=tables.COLUMNS,
+    columns=columns,
     rows=rows,
-    best={c.field: best(rows, c) for c in tables.COLUMNS},
+    best={c.field: best(rows, c) for c in columns},
     note=tables.note(rows),
-    colours=colours(tables.schemes(results)),
+    colours=colours(results_file.schemes(results)),
     pictures=[
       (CAPTIONS.get(name, name), _data_uri(png)) for name, png in plots.items()
     ],
     owners=owners,
     row_colour=row_colour,
-    fields=list(tables.FIELDS),
-    results=[dataclasses.astuple(result) for result in results],
+    fields=names,
+    results=[results_file.cells(names, result) for result in results],
     runs=list(curves),
     curves=_by_step(curves),
     config=list(_flat(config)),
@@ -83,7 +84,11 @@ def best(rows: Sequence[Summary], column: Column) -> set[str]:
   of the two spreads. None stand out where nothing has a direction, where a
   measured value has no spread to compare with, or where all are alike.
   """
-  stats = {row.scheme: row.stats[column.field] for row in rows}
+  stats = {
+    row.scheme: row.stats[column.field]
+    for row in rows
+    if column.field in row.stats
+  }
   known = {name: s for name, s in stats.items() if not math.isnan(s.mean)}
   if column.better is None or not known:
     return set()

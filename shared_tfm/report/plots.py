@@ -19,8 +19,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from shared_tfm import files
-from shared_tfm.report import tables
-from shared_tfm.report.tables import Result
+from shared_tfm.report import results_file, tables
+from shared_tfm.report.results_file import Result
 
 LINES = (
   '#0072b2',
@@ -179,7 +179,7 @@ def _styles(results: Sequence[Result]) -> dict[str, dict]:
   return {
     name: {'color': colour, 'marker': mark, 'markersize': 5, 'lw': 1.5}
     for (name, colour), mark in zip(
-      colours(tables.schemes(results)).items(), marks, strict=False
+      colours(results_file.schemes(results)).items(), marks, strict=False
     )
   }
 

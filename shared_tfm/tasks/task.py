@@ -55,7 +55,13 @@ class Prediction(dict[str, np.ndarray]):
 
 
 class Task(abc.ABC):
-  """One task of one config."""
+  """One task of one config.
+
+  Attributes:
+    reported: the scores that a comparison shows; see report/columns.py.
+  """
+
+  reported: tuple[str, ...] = ('accuracy',)
 
   def __init__(self, config: Config):
     """Remembers the config.
@@ -136,6 +142,8 @@ class Task(abc.ABC):
 
 class Tokens(Task):
   """A task whose targets are tokens."""
+
+  reported = ('bits_per_byte', 'unigram_bits_per_byte')
 
   def losses(
     self, model: Transformer, hidden_BLD: jax.Array, batch: Batch

@@ -1,0 +1,110 @@
+"""The columns of a comparison's summary, and how their numbers are shown.
+
+What a task measures besides its loss has a `Column` in SCORES.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Stat:
+  """A mean over seeds; `spread` is the sample standard deviation.
+
+  One seed has no spread, which is not the same as a spread of 0.
+  """
+
+  mean: float
+  spread: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """One scheme over its seeds; `stats` has every number of `Result`."""
+
+  scheme: str
+  seeds: int
+  stats: Mapping[str, Stat]
+
+
+def _human(units: Sequence[str], base: int = 1000) -> Callable[..., str]:
+  """Three digits and a unit; both values of 'mean ± spread' get the same."""
+
+  def show(value: float, like: float) -> str:
+    index = 0
+    while abs(like) >= 999.5 and index < len(units) - 1:
+      value, like, index = value / base, like / base, index + 1
+    digits = 2 if abs(like) < 9.995 else 1 if abs(like) < 99.95 else 0
+    return f'{value:.{digits}f}{units[index]}'
+
+  return show
+
+
+_ratio = '{0:.2f}'.format
+_loss = '{0:.3f}'.format
+_params = _human(['', 'k', 'M', 'B', 'T'])
+_flops = _human([f' {prefix}FLOP' for prefix in ('', 'k', 'M', 'G', 'T')])
+_rate = _human(['', 'k', 'M', 'G'])
+_bytes = _human([' B', ' KiB', ' MiB', ' GiB', ' TiB'], base=1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """A column of the summary."""
+
+  title: str
+  field: str  # of `Result`
+  show: Callable[[float, float], str]  # a value, in the unit of a second one
+  better: Callable[..., Any] | None  # min or max; None: neither
+  measured: bool = True  # varies from run to run, and is not counted
+  spread: bool = True  # is shown beside the mean
+
+  def cell(self, row: Summary) -> str:
+    """The text of this column for one scheme, such as '2.310 ± 0.012'."""
+    stat = row.stats.get(self.field)
+    if stat is None:
+      return '-'
+    text = self.show(stat.mean, stat.mean)
+    if self.spread and stat.spread is not None:
+      text += f' ± {self.show(stat.spread, stat.mean)}'
+    return text
+
+
+def _score(title: str, field: str, show: Any = _loss) -> Column:
+  return Column(title, field, show, max)
+
+
+# What tasks measure on the validation split, beside their loss.
+SCORES = {
+  column.field: column
+  for column in (
+    Column('bits/byte', 'bits_per_byte', _loss, min),
+    Column('unigram', 'unigram_bits_per_byte', _loss, None),
+    Column('perplexity', 'perplexity', _ratio, min),
+    Column('perplexity/word', 'word_perplexity', _ratio, min),
+    _score('accuracy', 'accuracy'),
+    _score('top-5', 'top_5_accuracy'),
+    _score('order', 'order_accuracy'),
+    _score('Matthews', 'matthews'),
+    _score('F1', 'f1'),
+    _score('Pearson', 'pearson'),
+    _score('Spearman', 'spearman'),
+    _score('EM', 'exact_match', _ratio),
+    _score('BLEU', 'bleu', _ratio),
+    _score('chrF', 'chrf', _ratio),
+    _score('ROUGE-1', 'rouge1'),
+    _score('ROUGE-2', 'rouge2'),
+    _score('ROUGE-L', 'rougeL'),
+  )
+}
+COLUMNS = (
+  Column('stored', 'stored_params', _params, min, False, False),
+  Column('applied', 'applied_params', _params, None, False, False),
+  Column('ratio', 'sharing_ratio', _ratio, max, False, False),
+  Column('FLOPs/token', 'flops_per_token', _flops, min, False, False),
+  Column('train loss', 'train_loss', _loss, min),
+  Column('validation loss', 'validation_loss', _loss, min),
+  Column('tokens/s', 'tokens_per_second', _rate, max),
+  Column('peak memory', 'peak_memory_bytes', _bytes, min, spread=False),
+)
