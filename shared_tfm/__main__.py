@@ -60,11 +60,22 @@ def parser() -> Parser:
   evaluated.add_argument(
     '--loops', type=int, help='run the core more or fewer times than trained'
   )
+  evaluated.add_argument('--split', default='validation')
+  evaluated.add_argument(
+    '--predictions', type=Path, metavar='FOLDER', help='where to write them'
+  )
   generated.add_argument('--prompt', required=True)
   generated.add_argument('--tokens', type=int, default=64)
   generated.add_argument('--temperature', type=float, default=0.0)
   generated.add_argument('--top_k', type=int, default=0)
   generated.add_argument('--seed', type=int, default=0)
+  built = verb(prepare)
+  built.add_argument('name', metavar='NAME', help='such as mnist or glue/mrpc')
+  built.add_argument('--path', default='', help="TFDS's data_dir")
+  built.add_argument('--manual_dir', default='', help='files not to download')
+  built.add_argument(
+    '--trust', action='store_true', help='whatever their checksums are'
+  )
   return top
 
 
@@ -118,7 +129,7 @@ def table(args: Any, overrides: Sequence[str]) -> None:
 
 
 def evaluate(args: Any, overrides: Sequence[str]) -> None:
-  """Score a trained run on its whole validation split."""
+  """Score a trained run on the whole of a split."""
   from shared_tfm.tasks import prepare
   from shared_tfm.train import log, loop, programs
 
@@ -128,28 +139,39 @@ def evaluate(args: Any, overrides: Sequence[str]) -> None:
     config = configs.with_loops(config, args.loops)
   dataset = prepare(config, args.workdir)
   compiled = programs.programs(config)
-  scores = programs.evaluate(compiled, state, dataset, 0)
+  scores = programs.evaluate(compiled, state, dataset, 0, args.split)
   variables = {'params': state.params, **state.variables}
-  scores |= compiled.task.score(variables, dataset, 'validation')
+  if args.predictions:
+    args.predictions.mkdir(parents=True, exist_ok=True)
+  scores |= compiled.task.score(
+    variables, dataset, args.split, args.predictions
+  )
   if args.json:
     print(json.dumps(log.finite(scores)))
-  else:
-    print('\n'.join(f'{name:<14}{value:.4f}' for name, value in scores.items()))
+    return
+  for name, value in scores.items():
+    shown = value if isinstance(value, str) else f'{value:.4f}'
+    print(f'{name:<16}{shown}')
 
 
 def generate(args: Any, overrides: Sequence[str]) -> None:
-  """Continue a prompt with a trained run."""
-  from shared_tfm.infer import sampling
-  from shared_tfm.tasks import prepare
+  """Continue a prompt with a trained run, or translate it."""
+  from shared_tfm.infer import beam, sampling
+  from shared_tfm.tasks import make, prepare
   from shared_tfm.train import loop
 
   _no(overrides)
   config, state = loop.load(args.workdir, args.checkpoint)
   tokenizer = prepare(config, args.workdir).tokenizer
+  variables = {'params': state.params, **state.variables}
+  prompt = make(config).prompt(args.prompt, tokenizer)
+  if config.model.family == 'encoder_decoder':
+    print(tokenizer.decode(beam.best(config, variables, prompt, tokenizer.eos)))
+    return
   added = sampling.generate(
     config,
-    {'params': state.params, **state.variables},
-    tokenizer.encode(args.prompt),
+    variables,
+    prompt,
     args.tokens,
     args.temperature,
     args.top_k,
@@ -157,6 +179,14 @@ def generate(args: Any, overrides: Sequence[str]) -> None:
   )
   ends = list(added).index(tokenizer.eos) if tokenizer.eos in added else None
   print(args.prompt + tokenizer.decode(added[:ends]))
+
+
+def prepare(args: Any, overrides: Sequence[str]) -> None:
+  """Build a dataset of TFDS, once, for configs with data.source tfds:NAME."""
+  from shared_tfm.data import builders
+
+  need(not overrides, f'prepare takes a NAME, got {" ".join(overrides)} too')
+  print(builders.prepare(args.name, args.path, args.manual_dir, args.trust))
 
 
 def _no(overrides: Sequence[str]) -> None:

@@ -250,7 +250,7 @@ def read(split, source, path='', **fields):
 
 
 def both(*args, **fields):
-  return [read(split, *args, **fields) for split in sources.SPLITS]
+  return [read(s, *args, **fields) for s in ('train', 'validation')]
 
 
 def test_local_is_the_standard_library_split_by_file():
@@ -426,6 +426,22 @@ def test_tfds_without(folder, no_network):
   assert sum(len(text.encode()) for text in capped) == 100
 
 
+def test_tfds_and_test_splits(folder, no_network):
+  fields = {'path': folder, 'text_field': 'verse'}
+  found = read('test', 'tfds:odd_verses/all', **fields)
+  assert sorted(found) == verses('test', range(6))
+  parts = [
+    read(split, 'tfds:odd_verses/train', parts='90/5/5', **fields)
+    for split in sources.SPLITS
+  ]
+  assert list(map(len, parts)) == [225, 12, 13]
+  assert sorted(itertools.chain(*parts)) == verses('train', range(250))
+  with pytest.raises(BadInput, match='has no test split, but train, valid'):
+    read('test', 'tfds:odd_verses/validation', **fields)
+  with pytest.raises(BadInput, match=r'90/10 leaves no test split of tfds:'):
+    read('test', 'tfds:odd_verses/train', **fields)
+
+
 def test_tfds_becomes_batches(tmp_path, folder):
   source = 'tfds:odd_verses/train'
   made = ready(
@@ -446,9 +462,8 @@ def test_tfds_becomes_batches(tmp_path, folder):
     (
       'tiny_shakespeare',
       {},
-      'tiny_shakespeare is not prepared under .*tfds0: run tfds.builder'
-      r"\('tiny_shakespeare', data_dir='.*tfds0', file_format='array_record'\)"
-      r'\.download_and_prepare\(\) once',
+      'tiny_shakespeare is not prepared under .*tfds0: run python -m shared_tfm'
+      ' prepare tiny_shakespeare --path=.*tfds0 once',
     ),
     ('odd_verses/train:3.0.0', {}, 'odd_verses/train:3.0.0 is not prepared'),
     (
@@ -476,7 +491,7 @@ def test_tfds_that_cannot_be_read(folder, no_network, name, fields, message):
 
 
 def test_tfds_in_another_format(folder):
-  rule = 'is prepared as parquet; only array_record can be read: run tfds'
+  rule = 'as parquet; only array_record can be read: delete .* and run python'
   with pytest.raises(BadInput, match=rule):
     read('train', 'tfds:odd_verses/train', folder / 'old', text_field='verse')
 
@@ -527,7 +542,7 @@ def short(folder):
       {'path': ''},
       "source 'text' needs data.path, a file or a folder",
     ),
-    (nothing, {'path': '.'}, r'data.path .* has no files .md .py .rst'),
+    (nothing, {'path': '.'}, r'data.path .* has no files .md .py .raw'),
     (empty, {}, r'the train split of text .*text\.txt holds no text'),
     (binary, {}, r'text\.txt is not UTF-8 text: .* at byte 3'),
     (short, {'max_bytes': 5}, r'the validation split .* holds no text'),

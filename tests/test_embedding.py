@@ -13,6 +13,7 @@ from shared_tfm import accounting
 from shared_tfm import config as configs
 from shared_tfm.errors import BadInput
 from shared_tfm.layers.context import Context
+from shared_tfm.layers.embedding import Embedding
 from shared_tfm.layers.layer import Layer
 from shared_tfm.layers.norm import Norm
 from shared_tfm.layers.width import Resize
@@ -200,6 +201,25 @@ def test_coordinates_of_the_universal_transformer(visit):
 
 
 # Another width in the middle.
+
+
+def test_scaled_token_vectors():
+  """They are read times sqrt(E), and scored with as they are."""
+  tokens, places = jnp.array([[3, 1, 4]]), jnp.array([[0, 1, 2]])
+  plain, scaled = (
+    Embedding(config_of(position='sinusoidal', embed_scale=scale).model)
+    for scale in ('none', 'width')
+  )
+  params = plain.init(jax.random.key(0), tokens, places)
+  table_VE = params['params']['token']['embedding'].value
+  read = [e.apply(params, tokens, places) for e in (plain, scaled)]
+  e = table_VE.shape[1]
+  np.testing.assert_allclose(
+    read[1] - read[0], (e**0.5 - 1) * table_VE[tokens], rtol=1e-4, atol=1e-5
+  )
+  x_BLE = jnp.ones((1, 1, e))
+  logits = [e.apply(params, x_BLE, method='logits') for e in (plain, scaled)]
+  np.testing.assert_array_equal(*logits)
 
 
 @pytest.mark.slow

@@ -731,7 +731,7 @@ def test_examples_have_the_prompt_apart(tmp_path):
   prepare(training('addition', difficulty=3), tmp_path)
   with pytest.raises(BadInput, match='it takes at least 10'):
     prepare(training('addition', difficulty=4), tmp_path)
-  with pytest.raises(BadInput, match='learns prompts and answers'):
+  with pytest.raises(BadInput, match='learns no text by itself'):
     prepare(training('local'), tmp_path)
 
 

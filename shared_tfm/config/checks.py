@@ -24,10 +24,14 @@ _MAY_BE_ZERO = {
   'model.experts.num_attention',
   'optimizer.warmup_steps',
   'train.eval_batches',
+  'train.score_every',
   'train.seed',
   'train.visit_gradients_every',
   'adapt.step',
   'data.max_bytes',
+  'data.stride',
+  'task.max_decode',
+  'task.stride',
 }
 _MAY_BE_NONE = {  # -1, written for none
   'model.d_ff',
@@ -35,6 +39,7 @@ _MAY_BE_NONE = {  # -1, written for none
   'model.d_ff_decoder',
 }
 _MAY_BE_NEGATIVE = {
+  'task.null_threshold',
   'optimizer.visit_rate_power',
   'optimizer.visit_decay_power',
 }
@@ -48,6 +53,8 @@ _BELOW_ONE = {
   'optimizer.b2',
 }
 _AT_MOST_ONE = {
+  'data.central_crop',
+  'data.negatives',
   'model.rotary_fraction',
   'optimizer.final_fraction',
   'optimizer.decay_fraction',
@@ -72,9 +79,11 @@ def checked(config: Config) -> Config:
   if config.adapt.method != 'none':
     model = dataclasses.replace(config.model, tables='state')
     config = dataclasses.replace(config, model=model)
-  if not config.data.seq_len:
-    data = dataclasses.replace(config.data, seq_len=config.model.max_len)
-    config = dataclasses.replace(config, data=data)
+  length = config.data.seq_len or config.model.max_len
+  data = dataclasses.replace(
+    config.data, seq_len=length, source_len=config.data.source_len or length
+  )
+  config = dataclasses.replace(config, data=data)
   _check_ranges(config)
   _check_model(config.model)
   _check_training(config)
@@ -234,6 +243,8 @@ def _check_training(config: Config) -> None:
     f'optimizer.warmup_steps must be at most train.num_steps'
     f' {train.num_steps}, got {config.optimizer.warmup_steps}',
   )
+  tasks.check_text(config)
+  tasks.check_pairs(config)
 
 
 def _check_adapting(config: Config) -> None:

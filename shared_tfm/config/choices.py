@@ -20,6 +20,7 @@ CHOICES = {
   'model.positions_at': ('input', 'every_layer'),
   'model.step_signal': ('none', 'learned', 'sinusoidal'),
   'model.embed_project': ('linear', 'safe'),
+  'model.embed_scale': ('none', 'width'),
   'model.dtype': ('float32', 'bfloat16'),
   'model.head': ('', 'tokens', 'classes', 'spans', 'tokens_classes'),
   'model.pool': ('first', 'last', 'mean'),
@@ -72,6 +73,8 @@ CHOICES = {
     'rsqrt',
     'wsd',
   ),
-  'data.tokenizer': ('bytes', 'bpe'),
+  'data.augment': ('none', 'crop', 'crop_flip', 'inception'),
+  'data.normalise': ('half', 'channels'),
+  'data.tokenizer': ('bytes', 'bpe', 'characters', 'words'),
 }
 GATED = ('swiglu', 'geglu')  # activations with a third projection

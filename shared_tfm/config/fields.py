@@ -166,6 +166,7 @@ class Model:
   norm: str = 'layernorm'
   norm_eps: float = 1e-5
   norm_position: str = 'pre'
+  embed_scale: str = 'none'  # width: token vectors are read times sqrt(E)
   embed_norm: bool = False  # a norm after the sum of embeddings (BERT)
   position: str = 'learned'
   positions_at: str = 'input'  # every_layer: added before each layer, too

@@ -34,11 +34,13 @@ class Train:
   accumulate: int = 1  # micro-batches an update is accumulated from
   eval_every: int = 100
   eval_batches: int = 16  # 0: the whole validation split
+  score_every: int = 0  # what needs decoding, such as BLEU; 0: at the end
   log_every: int = 10
   checkpoint_every: int = 100
   keep: int = 2  # latest checkpoints kept, beside the best
   visit_gradients_every: int = 0  # log cosines between visits' gradients
   seed: int = 0
+  init_from: str = ''  # a run whose weights it starts from; train/donor.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +70,41 @@ class Adapt:
 class Data:
   """Where text comes from and how it becomes batches."""
 
-  source: str = 'local'  # local | text | tfds:NAME | a generator's name
+  # local | text | parallel | aeslc | squad | glue:TASK | trec | tfds:NAME | a
+  # generator's name
+  source: str = 'local'
   path: str = ''  # text: a file or folder; tfds: its data_dir
+  parts: str = '90/10'  # % for training, validation and test; see sources.py
   text_field: str = 'text'  # tfds: the feature that holds the text
+  source_field: str = ''  # pairs: the feature, or file ending, that is read
+  target_field: str = ''  # ... and of what is to be written
   tokenizer: str = 'bytes'
   seq_len: int = 0  # 0: model.max_len
+  source_len: int = 0  # of a source, where seq_len is the target's; 0: seq_len
+  buckets: str = ''  # pairs: lengths that batches are padded to, as '16,32'
+  question_len: int = 64  # question_answering: tokens read of a question
+  stride: int = 0  # ... from window to window; 0: half of what is left in one
+  negatives: float = 1.0  # ... share of windows without the answer trained on
+  augment: str = 'none'  # images: how those to train on are changed
+  central_crop: float = 1.0  # ... share of the shorter side that is scored
+  normalise: str = 'half'  # ... 'channels': by training images' moments
   mask_rate: float = 0.15  # encoder: the share of tokens to be predicted
+  mask_ngram: int = 1  # ... the longest run that is hidden as one (ALBERT: 3)
+  whole_word: bool = False  # ... runs are of words, no word hidden in part
   max_bytes: int = 0  # of text for training, 1/10 of it to validate; 0: all
   difficulty: int = 8  # generators: digits, symbols, hops or operands
+
+  @property
+  def shares(self) -> tuple[int, ...]:
+    """`parts` as numbers."""
+    return tuple(map(int, self.parts.split('/')))
+
+  @property
+  def lengths(self) -> tuple[int, ...]:
+    """`buckets` as numbers; the longest text's is always the last."""
+    longest = max(self.source_len, self.seq_len)
+    given = [int(n) for n in self.buckets.split(',') if n]
+    return (*(n for n in given if n != longest), longest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +113,14 @@ class Task:
 
   name: str = ''  # '': language_model, masked_lm or answers, by family and data
   label_smoothing: float = 0.0
+  sentence_order: bool = False  # masked_lm: of two segments, too (ALBERT)
+  beam_size: int = 4  # pairs: hypotheses of beam search; 1: greedy
+  length_penalty: float = 0.6  # ... its alpha; see infer/beam.py
+  max_decode: int = 0  # ... the most tokens it writes; 0: data.seq_len
+  max_answer: int = 30  # question_answering: the most tokens of an answer
+  n_best: int = 20  # ... answers kept of each question
+  null_threshold: float = 0.0  # ... how much better "no answer" has to score
+  stride: int = 0  # language_model: of the windows it is scored by; 0: none
 
 
 @dataclasses.dataclass(frozen=True)

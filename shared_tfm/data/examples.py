@@ -32,7 +32,7 @@ class Chunks:
     tokens: (tokens,) int32.
     length: L.
     ahead: how far the targets lie ahead of the inputs: 1 to predict the next
-      token; 0 for the same tokens, which `Masking` then hides.
+      token; 0 for the same tokens, which masking.py then hides.
   """
 
   tokens: np.ndarray
@@ -53,28 +53,41 @@ class Chunks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Masking:
-  """Hides tokens that are then to be told: masked language modelling.
+class Windows:
+  """Windows that slide over one flat row of tokens; each target counts once.
 
-  A share `rate` of the positions, at least one, is chosen. Of these 80 % read
-  the mask, 10 % any token but a special, 10 % stay (BERT, 1810.04805).
+  Window i reads what is before tokens[i * S : i * S + L], S being the stride.
+  All targets of the first window count, of the others the last S, so that
+  whatever counts follows at least L - S tokens, unless the row starts there.
+  Before the first token stands an eos. An eos itself is read, but is not text,
+  and does not count.
+
+  Attributes:
+    tokens: (tokens,) int32.
+    length: L.
+    stride: S, from 1 to L.
+    eos: the id that ends a document.
   """
 
-  rate: float
-  tokenizer: Tokenizer
+  tokens: np.ndarray
+  length: int
+  stride: int
+  eos: int
 
-  def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-    """Masks one of Chunks, its positions drawn from `rng`."""
-    inputs = example['targets'].copy()
-    weights = np.zeros_like(example['weights'])
-    count = max(1, round(self.rate * len(inputs)))
-    chosen = rng.choice(len(inputs), count, replace=False)
-    fate = rng.random(count)
-    other = rng.integers(0, self.tokenizer.eos, count)
-    other = np.where(fate < 0.9, other, inputs[chosen])
-    inputs[chosen] = np.where(fate < 0.8, self.tokenizer.mask, other)
-    weights[chosen] = 1
-    return {**example, 'inputs': inputs, 'weights': weights}
+  def __len__(self) -> int:
+    return 1 + max(0, -((self.length - len(self.tokens)) // self.stride))
+
+  def __getitem__(self, index: int) -> Example:
+    start = index * self.stride
+    row = np.full(1 + self.length, self.eos, np.int32)
+    tokens = self.tokens[max(0, start - 1) : start + self.length]
+    first = int(start == 0)
+    row[first : first + len(tokens)] = tokens
+    targets = row[1:]
+    weights = (targets != self.eos).astype(np.float32)
+    if index > 0:
+      weights[: self.length - self.stride] = 0
+    return {'inputs': row[:-1], 'targets': targets, 'weights': weights}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,23 +1,26 @@
 """Tokenizers: text to ids and back, losing nothing.
 
-    id            bytes                          bpe
-    0 ...         the 256 bytes                  the learned pieces
-    last but one  end of a document              end of a document
-    last          the mask of masked modelling   the mask
+    id            bytes, bpe, characters, words
+    0 ...         the 256 bytes, or the learned pieces
+    last but one  end of a document
+    last          the mask of masked modelling
 
 Every id stands for some bytes, the two last for none. So text that looks like
 a special token is text, and bits per byte can be counted for any tokenizer.
+Words alone lose something, of text that is not prepared for them: how it is
+spaced, and rare words. See vocabularies.py.
 """
 
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tokenizers as hf
 
 from shared_tfm import files
+from shared_tfm.data import vocabularies
 from shared_tfm.errors import BadInput, need, unknown
 
 FILE = 'tokenizer.json'
@@ -73,35 +76,60 @@ class Tokenizer:
 
 
 def make(
-  name: str, texts: Sequence[str], vocab_size: int, folder: pathlib.Path
+  name: str, texts: Iterable[str], vocab_size: int, folder: pathlib.Path
 ) -> Tokenizer:
   """The tokenizer of a run.
 
   Args:
-    name: 'bytes' or 'bpe'.
-    texts: what a BPE is trained on, unless the folder has one already.
-    vocab_size: the ids that the model has; a BPE makes the most of them.
-    folder: where a BPE is kept, as tokenizer.json.
+    name: 'bytes', 'bpe', 'characters' or 'words'.
+    texts: what is learned from, unless the folder has a tokenizer already.
+    vocab_size: the ids that the model has; what is learned makes the most of
+      them.
+    folder: where what is learned is kept, as tokenizer.json.
 
   Raises:
     BadInput: a vocabulary that is too small, or a file that is no tokenizer.
   """
   if name == 'bytes':
     return _fits(_bytes(), vocab_size, "the tokenizer 'bytes'")
+  path, room = folder / FILE, vocab_size - len(SPECIALS)
+  if name in vocabularies.KINDS:
+    pieces, encode_all = vocabularies.make(name, texts, room, path)
+    return _fits(Tokenizer((*pieces, *SPECIALS), encode_all), vocab_size, path)
   if name != 'bpe':
-    raise unknown('tokenizer', name, ['bytes', 'bpe'])
+    raise unknown('tokenizer', name, ['bytes', 'bpe', *vocabularies.KINDS])
   need(
     vocab_size >= SMALLEST,
     f'model.vocab_size must be at least {SMALLEST} for the tokenizer'
     f" 'bpe', got {vocab_size}",
   )
-  path = folder / FILE
   if not path.exists():
-    _train(texts, vocab_size - len(SPECIALS), path)
-  return _fits(_load(path), vocab_size, str(path))
+    _train(texts, room, path)
+  return _fits(_load(path), vocab_size, path)
 
 
-def _fits(tokenizer: Tokenizer, vocab_size: int, what: str) -> Tokenizer:
+def take_over(donor: pathlib.Path, folder: pathlib.Path) -> None:
+  """Copies what one run has learned of its text into the folder of another.
+
+  Where the donor has learned no tokenizer, nothing is done.
+
+  Raises:
+    BadInput: the folder has another tokenizer already.
+  """
+  source, target = donor / FILE, folder / FILE
+  if not source.exists():
+    return
+  if target.exists():
+    need(
+      target.read_bytes() == source.read_bytes(),
+      f'{target} is another tokenizer than {source}, which the weights are of',
+    )
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  files.replace(target, source.read_bytes())
+
+
+def _fits(tokenizer: Tokenizer, vocab_size: int, what: object) -> Tokenizer:
   need(
     tokenizer.vocab_size <= vocab_size,
     f'model.vocab_size must be at least {tokenizer.vocab_size} for {what},'
@@ -118,7 +146,7 @@ def _bytes() -> Tokenizer:
   return Tokenizer((*(bytes([i]) for i in range(256)), *SPECIALS), encode_all)
 
 
-def _train(texts: Sequence[str], size: int, path: pathlib.Path) -> None:
+def _train(texts: Iterable[str], size: int, path: pathlib.Path) -> None:
   """Trains a byte-level BPE of at most `size` pieces and saves it whole."""
   bpe = hf.Tokenizer(hf.models.BPE())
   bpe.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)

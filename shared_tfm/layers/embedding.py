@@ -28,6 +28,8 @@ def _table(model: Model, rows: int, axis: str | None) -> nn.Embed:
 class Embedding(nn.Module):
   """The sum of token, position and type vectors, and its projection to D.
 
+  Token vectors may be read times sqrt(E) (1706.03762, section 3.4), for else
+  sinusoids, whose length is sqrt(E / 2), drown them at first.
   With E < D the tables are factorised (ALBERT, 1909.11942, section 3.1): they
   hold E features, which one linear map widens, or a small layer ('safe').
   """
@@ -76,6 +78,8 @@ class Embedding(nn.Module):
     """
     m = self.model
     x_BLE = (table or self).token(tokens_BL)
+    if m.embed_scale == 'width':
+      x_BLE *= m.embed_dim**0.5
     if self.positions == 'learned':
       x_BLE += self.position(positions_BL)
     if self.positions == 'sinusoidal':

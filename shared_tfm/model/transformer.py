@@ -88,6 +88,7 @@ class Transformer(nn.Module):
     *,
     source_BS: jax.Array | None = None,
     source_mask_BS: jax.Array | None = None,
+    memory_BSD: jax.Array | None = None,
   ) -> Outputs:
     """Runs everything but the head.
 
@@ -98,25 +99,26 @@ class Transformer(nn.Module):
       types_BL: segment types below `type_vocab_size`; None for all zero.
       source_BS: what the encoder of an encoder-decoder reads, and only of such.
       source_mask_BS: False at the source's padding; None for no padding.
+      memory_BSD: what `encoded` made of a source, in place of that source.
 
     Raises:
       BadInput: a source is missing, or nobody would read it.
     """
+    reads = source_BS is not None or memory_BSD is not None
     need(
-      (source_BS is not None) == (self.model.family == 'encoder_decoder'),
+      reads == (self.model.family == 'encoder_decoder'),
       f'a source is for an encoder_decoder, which needs one; this model is of'
       f' family {self.model.family}',
     )
     positions_BL = self._positions(tokens_BL)
-    context = Context(positions_BL, mask_BL)
     losses, metrics, lender = {}, {}, None
     if source_BS is not None:
-      encoded = self._encoded(source_BS, source_mask_BS)
-      context = context.replace(
-        memory_BSD=encoded.hidden_XBLD[-1], memory_mask_BS=source_mask_BS
-      )
+      encoded = self.encoded(source_BS, source_mask_BS)
+      memory_BSD = encoded.hidden_XBLD[-1]
       losses, metrics = encoded.losses, encoded.metrics
+    if reads:
       lender = nn.unbox(self.encoder.variables['params'])
+    context = Context(positions_BL, mask_BL, memory_BSD, source_mask_BS)
     if self.model.family == 'vision':
       x_BLD = self.embedding(tokens_BL, positions_BL)
     else:
@@ -138,9 +140,7 @@ class Transformer(nn.Module):
     length = self.model.max_len if vision else read.shape[1]
     return jnp.broadcast_to(jnp.arange(length), (len(read), length))
 
-  def _encoded(
-    self, source_BS: jax.Array, mask_BS: jax.Array | None
-  ) -> Outputs:
+  def encoded(self, source_BS: jax.Array, mask_BS: jax.Array | None) -> Outputs:
     """The source as the decoder sees it; names begin with 'encoder_'."""
     positions_BS = self._positions(source_BS)
     table = self.embedding if self.model.tie_source else None
@@ -246,6 +246,20 @@ class Transformer(nn.Module):
       return logits_1BLV[0], jnp.mean(loops_BL)
     mean = jnp.sum(loops_BL * mask_BL) / jnp.maximum(jnp.sum(mask_BL), 1)
     return logits_1BLV[0], mean
+
+  def following(
+    self, tokens_BL: jax.Array, place: jax.Array, **source: Any
+  ) -> jax.Array:
+    """Logits of what follows the token at one place: float32 (B, V).
+
+    Args:
+      tokens_BL: as of `outputs`; what stands behind the place plays no part.
+      place: an integer scalar below L.
+      **source: as of `outputs`.
+    """
+    hidden_BLD = self.hidden(tokens_BL, **source)
+    here_B1D = jax.lax.dynamic_slice_in_dim(hidden_BLD, place, 1, axis=1)
+    return self.scores(here_B1D)[:, 0]
 
 
 def build(config: Any, train: bool = False) -> Transformer:

@@ -12,11 +12,11 @@ from typing import Any
 from shared_tfm import accounting, files, tasks
 from shared_tfm import config as configs
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset
+from shared_tfm.data import Dataset, tokenizers
 from shared_tfm.errors import need
 from shared_tfm.report import history, html, plots, results_file, tables
 from shared_tfm.tasks import prepare
-from shared_tfm.train import log, runs
+from shared_tfm.train import donor, log, runs
 from shared_tfm.train.loop import train
 from shared_tfm.train.watch import progress
 
@@ -64,7 +64,8 @@ def compare(
   workdir = Path(workdir)
   sweep = _sweep(configs.cross(config), schemes, seeds, workdir)
   for run in sweep:
-    runs.check(run.folder, run.config)
+    if not runs.check(run.folder, run.config):
+      donor.check(run.config)
   dataset = prepare(sweep[0].config, workdir)
   workdir.mkdir(parents=True, exist_ok=True)
 
@@ -73,7 +74,7 @@ def compare(
   for number, run in enumerate(sweep, 1):
     name = f'{number}/{len(sweep)} {run.scheme} seed {run.seed}'
     bar.set_description(name, refresh=False)
-    results.append(_result(run, _finished(run, dataset, bar)))
+    results.append(_result(run, _finished(run, workdir, dataset, bar)))
     results_file.write(workdir / 'results.csv', results)
   bar.close()
   report(workdir, sweep, results)
@@ -133,7 +134,11 @@ def _sweep(
       f'{name} is for model.family {family!r}, got {config.model.family!r}',
     )
     for seed in range(config.train.seed, config.train.seed + seeds):
-      seeded = dataclasses.replace(shared.train, seed=seed)
+      seeded = dataclasses.replace(
+        shared.train,
+        seed=seed,
+        init_from=_donor(config.train.init_from, name, seed),
+      )
       folder = workdir / 'runs' / _slug(name) / f'seed-{seed}'
       sweep.append(
         Run(name, seed, dataclasses.replace(shared, train=seeded), folder)
@@ -141,17 +146,34 @@ def _sweep(
   return sweep
 
 
+def _donor(given: str, scheme: str, seed: int) -> str:
+  """Where a run's weights come from: of a sweep, its run of the same scheme.
+
+  That is the run of the same seed, or, where there is none, of the first.
+  """
+  folder = Path(given) / 'runs' / _slug(scheme)
+  if not given or not folder.is_dir():
+    return given
+  seeds = sorted(
+    int(path.name.removeprefix('seed-')) for path in folder.iterdir()
+  )
+  return str(folder / f'seed-{seed if seed in seeds else seeds[0]}')
+
+
 def _slug(scheme: str) -> str:
   """A folder's name, another for every scheme."""
   return scheme.translate(str.maketrans(':|/', '-!~') | {ord(' '): '--'})
 
 
-def _finished(run: Run, dataset: Dataset, bar: Any) -> dict[str, Any]:
+def _finished(
+  run: Run, workdir: Path, dataset: Dataset, bar: Any
+) -> dict[str, Any]:
   """The result of a run, which is trained unless it is there."""
   path = run.folder / runs.RESULT
   if path.exists():
     bar.update(run.config.train.num_steps)
     return json.loads(path.read_text())
+  tokenizers.take_over(workdir, run.folder)
   return train(run.config, run.folder, dataset, bar)
 
 
@@ -187,9 +209,8 @@ def _result(run: Run, measured: dict[str, Any]) -> results_file.Result:
 
 
 def _curve(run: Run) -> list[plots.Point]:
-  tokens = run.config.train.batch_size * run.config.data.seq_len
   return [
-    plots.Point(line['step'], line['step'] * tokens, _number(line['loss']))
+    plots.Point(line['step'], line['tokens'], _number(line['loss']))
     for line in log.read(run.folder)
     if line['kind'] == 'validation'
   ]

@@ -3,19 +3,37 @@
 from pathlib import Path
 
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset, generators
+from shared_tfm.data import Dataset, generators, tokenizers
 from shared_tfm.errors import need
 from shared_tfm.tasks.answers import Answering
-from shared_tfm.tasks.language import LanguageModel, MaskedLM
-from shared_tfm.tasks.task import Prediction, Task, arguments
+from shared_tfm.tasks.classification import Classification
+from shared_tfm.tasks.images import ImageClassification
+from shared_tfm.tasks.language import LanguageModel
+from shared_tfm.tasks.masked import MaskedLM
+from shared_tfm.tasks.pairs import Summarisation, Translation
+from shared_tfm.tasks.questions import QuestionAnswering
+from shared_tfm.tasks.task import Prediction, Task, arguments, predicted
 
 TASKS: dict[str, type[Task]] = {
   'language_model': LanguageModel,
   'masked_lm': MaskedLM,
   'answers': Answering,
+  'translation': Translation,
+  'summarisation': Summarisation,
+  'classification': Classification,
+  'image_classification': ImageClassification,
+  'question_answering': QuestionAnswering,
 }
 
-__all__ = ['TASKS', 'Prediction', 'Task', 'arguments', 'make', 'prepare']
+__all__ = [
+  'TASKS',
+  'Prediction',
+  'Task',
+  'arguments',
+  'make',
+  'predicted',
+  'prepare',
+]
 
 
 def make(config: Config) -> Task:
@@ -29,6 +47,8 @@ def make(config: Config) -> Task:
 
 def _name(config: Config) -> str:
   family, source = config.model.family, config.data.source
+  if family == 'vision':
+    return 'image_classification'
   if source in generators.TASKS:
     need(
       family in ('decoder', 'encoder_decoder'),
@@ -55,7 +75,8 @@ def prepare(
 
   Args:
     config: as `config.cross` returns it.
-    folder: the run's; a trained tokenizer is kept in it.
+    folder: the run's; a trained tokenizer is kept in it. That of the run whose
+      weights it starts from is taken over.
     process_index: which of the processes asks, from 0.
     process_count: how many share every batch.
 
@@ -69,4 +90,7 @@ def prepare(
     f'train.batch_size must be divisible by the {process_count} processes,'
     f' got {size}',
   )
-  return make(config).dataset(Path(folder), process_index, process_count)
+  folder, donor = Path(folder), config.train.init_from
+  if donor:
+    tokenizers.take_over(Path(donor), folder)
+  return make(config).dataset(folder, process_index, process_count)

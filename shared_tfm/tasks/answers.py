@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset, generators, sources, tokenizers
 from shared_tfm.data.examples import Answers
-from shared_tfm.errors import need
+from shared_tfm.errors import need, unknown
 from shared_tfm.tasks.task import Shapes, Tokens
 
-EXAMPLES = {'train': 2**30, 'validation': 1024}
+EXAMPLES = {'train': 2**30, 'validation': 1024, 'test': 1024}
 
 
 class Answering(Tokens):
@@ -53,6 +53,8 @@ class Answering(Tokens):
     )
 
     def elements(split: str, seed: int) -> grain.MapDataset:
+      if split not in EXAMPLES:
+        raise unknown('split', split, EXAMPLES)
       answers = Answers(
         name=data.source,
         difficulty=data.difficulty,

@@ -24,12 +24,15 @@ import optax
 
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
+from shared_tfm.data.pipeline import NOBODY
 from shared_tfm.data.pipeline import Batch as HostBatch
-from shared_tfm.model import Transformer
+from shared_tfm.data.tokenizers import Tokenizer
+from shared_tfm.model import Transformer, build
 
 Batch = dict[str, jax.Array]
 Shapes = dict[str, jax.ShapeDtypeStruct]
 Sums = dict[str, jax.Array]
+Scores = dict[str, Any]  # numbers, and words that belong to them
 
 # The arguments of `Transformer.outputs`, by their names in a batch.
 ARGUMENTS = {
@@ -52,6 +55,17 @@ def arguments(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 class Prediction(dict[str, np.ndarray]):
   """What a model said of one example: arrays by name, and its 'row'."""
+
+
+def predicted(
+  said: Mapping[str, np.ndarray], row_B: np.ndarray
+) -> list[Prediction]:
+  """What was said of each row of a batch, but for those that are nobody's."""
+  return [
+    Prediction(row=row, **{name: values[i] for name, values in said.items()})
+    for i, row in enumerate(row_B)
+    if row != NOBODY
+  ]
 
 
 class Task(abc.ABC):
@@ -122,6 +136,17 @@ class Task(abc.ABC):
       split: of it.
     """
 
+  def tokens(self, batch: HostBatch) -> int:
+    """How many tokens a batch has, or patches; padding does not count.
+
+    Of an encoder-decoder those of the target, as accounting counts them.
+    """
+    if 'mask' in batch:
+      return int(np.sum(batch['mask']))
+    if self.config.model.family == 'vision':
+      return len(batch['inputs']) * self.config.model.max_len
+    return batch['inputs'].size
+
   def count(self, batch: HostBatch, dataset: Dataset) -> dict[str, float]:
     """Sums over a batch that need no model."""
     return {}
@@ -131,19 +156,49 @@ class Task(abc.ABC):
     return {}
 
   def score(
-    self, variables: Any, dataset: Dataset, split: str
-  ) -> dict[str, float]:
+    self,
+    variables: Any,
+    dataset: Dataset,
+    split: str,
+    folder: Path | None = None,
+  ) -> Scores:
     """Scores that need more than one pass over each batch, such as decoding.
 
     They are taken once, when a run ends, and by `evaluate`.
+
+    Args:
+      variables: the model's, 'params' among them.
+      dataset: where examples are from.
+      split: of it.
+      folder: where what was said of each example is written to, if anywhere.
     """
     return {}
+
+  def said(
+    self, variables: Any, dataset: Dataset, split: str
+  ) -> list[Prediction]:
+    """What `observe` says of every row of a split, in no order."""
+    model = build(self.config)
+
+    @jax.jit
+    def observed(variables: Any, batch: Batch) -> Any:
+      return model.apply(variables, batch, method=self.observe)[1]
+
+    found = []
+    for batch in dataset.evaluation(split, 0):
+      said = jax.device_get(observed(variables, jax.device_put(batch)))
+      found += predicted(said, batch['row'])
+    return found
+
+  def prompt(self, text: str, tokenizer: Tokenizer) -> np.ndarray:
+    """The ids that a model reads of a text, for it to write another."""
+    return tokenizer.encode(text)
 
 
 class Tokens(Task):
   """A task whose targets are tokens."""
 
-  reported = ('bits_per_byte', 'unigram_bits_per_byte')
+  reported: tuple[str, ...] = ('bits_per_byte', 'unigram_bits_per_byte')
 
   def losses(
     self, model: Transformer, hidden_BLD: jax.Array, batch: Batch

@@ -11,7 +11,7 @@ from shared_tfm.config import Config
 from shared_tfm.data import Dataset
 from shared_tfm.errors import Interrupted
 from shared_tfm.tasks import prepare
-from shared_tfm.train import adapt, frozen, runs
+from shared_tfm.train import adapt, donor, frozen, runs
 from shared_tfm.train.checkpoint import Checkpoints
 from shared_tfm.train.log import Log
 from shared_tfm.train.programs import evaluate, programs
@@ -38,14 +38,16 @@ def train(
     The run's result, also in result.json. Losses are in nats per token.
 
   Raises:
-    BadInput: the folder is another config's, or the data cannot be used.
+    BadInput: the folder is another config's, the data cannot be used, or the
+      weights to start from do not fit.
     Interrupted: a signal ended the run; it was saved and can be resumed.
   """
   t = config.train
   workdir = Path(workdir)
 
   # The data comes first: a run that has none leaves no folder behind.
-  runs.check(workdir, config)
+  if not runs.check(workdir, config):
+    donor.check(config)
   dataset = dataset or prepare(config, workdir)
   data = dataset.train(t.seed)
   runs.claim(workdir, config)
@@ -60,30 +62,36 @@ def train(
   if restored:
     start, state, position = restored
     data.set_state(position['data'])
-    unread = position['unread']
+    tokens, unread = position['tokens'], position['unread']
     adapter.set_state(position['adapt'])
   else:
-    start, state, unread = 0, compiled.init(jnp.uint32(t.seed)), []
+    start, state = 0, compiled.init(jnp.uint32(t.seed))
+    tokens, unread = 0, []
+    if t.init_from:
+      state, taken = donor.start(config, state)
 
   # What is written down, and what is shown.
   log = Log(workdir, start)
+  if not restored and t.init_from:
+    log.write('start', 0, taken)
   if not start and (tables := adapt.history(state)):
     log.write('table', 0, {'tables': tables})
   counts = runs.counts(config)
   own = bar is None
   bar = progress(t.num_steps) if bar is None else bar
   bar.update(start)
-  meter = Meter(t.batch_size * config.data.seq_len, unread)
-  measured = None
+  meter = Meter(tokens, unread)
+  measured = scored = None
 
   # The steps. Losses stay on the device until it is time to log.
   with interruption() as stop, jax.transfer_guard('disallow'):
     for step in range(start + 1, t.num_steps + 1):
-      batch = jax.device_put(next(data))
+      read = next(data)
+      batch = jax.device_put(read)
       state, metrics = step_program(state, batch)
-      meter.add(metrics)
+      meter.add(metrics, compiled.task.tokens(read))
       bar.update(1)
-      measured = None
+      measured = scored = None
 
       if due(step, t.log_every, t.num_steps):
         shown = meter.read()
@@ -109,7 +117,14 @@ def train(
       if due(step, t.eval_every, t.num_steps):
         with meter.paused():
           measured = evaluate(compiled, state, dataset, t.eval_batches)
-        log.write('validation', step, {**measured, **counts})
+        shown = {**measured, **counts, 'tokens': meter.tokens}
+        log.write('validation', step, shown)
+
+      if due(step, t.score_every, t.num_steps):
+        with meter.paused(), jax.transfer_guard('allow'):
+          variables = {'params': state.params, **state.variables}
+          scored = compiled.task.score(variables, dataset, 'validation')
+        log.write('score', step, {**scored, 'tokens': meter.tokens})
 
       ending = bool(stop)  # asked once: what ends the loop is saved
       if due(step, t.checkpoint_every, t.num_steps) or ending:
@@ -117,6 +132,7 @@ def train(
           loss = measured['loss'] if measured else None
           position = {
             'data': data.get_state(),
+            'tokens': meter.tokens,
             'unread': meter.unread(),
             'adapt': adapter.get_state(),
           }
@@ -135,8 +151,10 @@ def train(
     raise Interrupted(stop[0], step)
   if measured is None:
     measured = evaluate(compiled, state, dataset, t.eval_batches)
-  variables = {'params': state.params, **state.variables}
-  measured |= compiled.task.score(variables, dataset, 'validation')
+  if scored is None:
+    variables = {'params': state.params, **state.variables}
+    scored = compiled.task.score(variables, dataset, 'validation')
+  measured |= scored
   return runs.conclude(
     workdir,
     config,

@@ -12,14 +12,13 @@ import jax.numpy as jnp
 from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
-from shared_tfm.data.pipeline import NOBODY
 from shared_tfm.train import step as steps
 from shared_tfm.train import visits
 
 
 def programs(config: Config) -> 'Programs':
-  """The programs of a config; runs that differ in their seed share them."""
-  train = dataclasses.replace(config.train, seed=0)
+  """The programs of a config; runs that start otherwise share them."""
+  train = dataclasses.replace(config.train, seed=0, init_from='')
   return _programs(dataclasses.replace(config, train=train))
 
 
@@ -141,8 +140,6 @@ def evaluate(
   for (sums, said), row_B in zip(jax.device_get(pending), rows, strict=True):
     for name, value in sums.items():
       totals[name] += value.item()
-    for place, row in enumerate([] if row_B is None else row_B):
-      if row != NOBODY:
-        each = {name: values[place] for name, values in said.items()}
-        predictions.append(tasks.Prediction(row=row, **each))
+    if row_B is not None:
+      predictions += tasks.predicted(said, row_B)
   return task.metrics(totals, predictions, dataset, split)

@@ -19,6 +19,7 @@ CONFIG, RESULT, CHECKPOINTS = 'config.json', 'result.json', 'checkpoints'
 OBSERVING = {
   'train.eval_every',
   'train.eval_batches',
+  'train.score_every',
   'train.log_every',
   'train.checkpoint_every',
   'train.keep',
@@ -26,8 +27,11 @@ OBSERVING = {
 }
 
 
-def check(workdir: Path, config: Config) -> None:
+def check(workdir: Path, config: Config) -> bool:
   """Checks that a folder is free, or this config's.
+
+  Returns:
+    Whether it is this config's: a run was begun in it.
 
   Raises:
     BadInput: it is another config's, with what differs; or it is no folder.
@@ -36,7 +40,7 @@ def check(workdir: Path, config: Config) -> None:
     not workdir.exists() or workdir.is_dir(), f'workdir {workdir} is no folder'
   )
   if not (workdir / CONFIG).exists():
-    return
+    return False
   ours, theirs = _flat(config), _flat(read_config(workdir))
   differ = [
     f'{name} ({theirs[name]!r} there, {ours[name]!r} given)'
@@ -48,6 +52,7 @@ def check(workdir: Path, config: Config) -> None:
     f'workdir {workdir} belongs to another config; it differs in'
     f' {"; ".join(differ[:4])}{"; …" * (len(differ) > 4)}',
   )
+  return True
 
 
 def claim(workdir: Path, config: Config) -> None:
@@ -84,7 +89,7 @@ def conclude(
   losses = [loss for loss in late if loss is not None]
   result = {
     'steps': t.num_steps,
-    'tokens': t.num_steps * t.batch_size * config.data.seq_len,
+    'tokens': lines[-1]['tokens'],
     'train_loss': statistics.fmean(losses) if losses else None,
     'tokens_per_second': statistics.median(
       x['tokens_per_second'] for x in lines

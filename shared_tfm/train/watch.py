@@ -32,34 +32,43 @@ def progress(steps: int) -> tqdm.tqdm:
 
 
 class Meter:
-  """Means of metrics since they were last read, and the speed of training."""
+  """Means of metrics since they were last read, and the speed of training.
 
-  def __init__(self, tokens: int, unread: Sequence[dict[str, float]] = ()):
+  Attributes:
+    tokens: how many have been trained on.
+  """
+
+  def __init__(self, tokens: int, unread: Sequence[dict[str, float]]):
     """Starts the clock.
 
     Args:
-      tokens: how many a step trains on.
+      tokens: how many were trained on before.
       unread: what `unread` said when a run was saved that now goes on.
     """
-    self.tokens = tokens
+    self.tokens = self.read_at = tokens
     self.earlier = list(unread)
     self.pending: list[Metrics] = []
     self.clock = time.perf_counter()
 
-  def add(self, metrics: Metrics) -> None:
-    """Takes one step's metrics without waiting for them."""
+  def add(self, metrics: Metrics, tokens: int) -> None:
+    """Takes one step's metrics, without waiting for them, and its tokens."""
     self.pending.append(metrics)
+    self.tokens += tokens
 
   def read(self) -> dict[str, float]:
-    """Waits for what is pending; the mean of each metric, and tokens/s."""
+    """Waits for what is pending; the mean of each metric, and tokens/s.
+
+    'tokens' is how many there have been in all.
+    """
     values = self.unread()
     now = time.perf_counter()
-    speed = len(self.pending) * self.tokens / (now - self.clock)
+    speed = (self.tokens - self.read_at) / (now - self.clock)
     self.earlier, self.pending, self.clock = [], [], now
+    self.read_at = self.tokens
     means = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
     for latest in ('learning_rate', 'skipped'):
       means[latest] = values[-1][latest]
-    return {**means, 'tokens_per_second': speed}
+    return {**means, 'tokens': self.tokens, 'tokens_per_second': speed}
 
   def unread(self) -> list[dict[str, float]]:
     """Waits for what is pending; every step's metrics since the last read."""

@@ -1,0 +1,56 @@
+"""Subject lines for e-mails, by two layers run three times (1906.03497).
+
+Expected: not measured yet.
+Cost: not measured yet.
+Command: python -m shared_tfm train --config=configs/summarisation_aeslc.py \
+  --workdir=runs/summarisation_aeslc
+Then: python -m shared_tfm evaluate --workdir=runs/summarisation_aeslc \
+  --checkpoint=latest --split=test
+"""
+
+import os
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """An encoder-decoder over the first 128 tokens of an e-mail."""
+  config = ml_collections.ConfigDict()
+  config.model = {
+    'family': 'encoder_decoder',
+    'num_layers': 4,
+    'd_model': 128,
+    'num_heads': 4,
+    'd_ff': 256,
+    'vocab_size': 4096,
+    'max_len': 128,
+    'activation': 'relu',
+    'position': 'sinusoidal',
+    'embed_scale': 'width',
+    'dropout': 0.1,
+    'remat': 'full',
+    'sharing': {'layer': 'cycle:2'},
+  }
+  config.optimizer = {
+    'learning_rate': 2e-3,
+    'warmup_steps': 200,
+    'weight_decay': 0.0,
+  }
+  config.train = {
+    'num_steps': 1_500,
+    'batch_size': 16,
+    'eval_every': 300,
+    'eval_batches': 16,
+    'checkpoint_every': 300,
+    'log_every': 50,
+  }
+  config.data = {
+    'source': 'aeslc',
+    'path': os.environ.get('SHARED_TFM_DATA', 'data') + '/aeslc',
+    'tokenizer': 'bpe',
+    'seq_len': 16,
+    'source_len': 128,
+    'buckets': '48',
+  }
+  config.task = {'name': 'summarisation', 'label_smoothing': 0.1}
+  return config
