@@ -252,6 +252,7 @@ def both(*args, **fields):
   return [read(split, *args, **fields) for split in sources.SPLITS]
 
 
+@pytest.mark.slow
 def test_local_is_the_standard_library_split_by_file():
   train, validation = both('local')
   root = pathlib.Path(sysconfig.get_path('stdlib'))

@@ -385,6 +385,7 @@ def visible_mean(x, t, seen):
   return np.mean([x[s] for s in past], axis=0) if past else 0 * x[t]
 
 
+@pytest.mark.slow
 def test_expert_choice_equals_a_loop_over_tokens():
   core = routed_core(router_alpha=0.3, router_loss=0.5, z_loss=0.2)
   ran = routing.expert_choice(core, carry())
