@@ -98,7 +98,7 @@ def test_counts_of_any_specs_equal_the_tree(examples):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=5)
 @given(sharings())
 def test_any_specs_equal_plain_loops(sharing):
   assert_equal_forms(sharing)
