@@ -564,6 +564,7 @@ def variables_of(config):
   return nn.unbox(jax.jit(build(config).init)(jax.random.key(0), TOKENS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'layer',
   (pytest.param('cycle:2', marks=pytest.mark.slow), 'recurrent:1/2x2/1'),
@@ -608,6 +609,7 @@ def test_the_same_weights_run_for_more_loops(layer, depth):
   assert back == config.model
 
 
+@pytest.mark.slow
 def test_attending_to_all_loops_equals_a_plain_loop():
   """CoTFormer: queries of a loop meet the keys of every loop so far."""
   config = config_of('cycle:2', attention='all_loops')

@@ -156,7 +156,7 @@ def assert_close(left, right, rtol=2e-5):
   [
     ('sum', 'fixed'),
     pytest.param('mean', 'state', marks=pytest.mark.slow),
-    ('owner', 'state'),
+    pytest.param('owner', 'state', marks=pytest.mark.slow),
     pytest.param('mean', 'fixed', marks=pytest.mark.slow),
     pytest.param('owner', 'fixed', marks=pytest.mark.slow),
   ],
