@@ -253,6 +253,7 @@ def both(*args, **fields):
   return [read(s, *args, **fields) for s in ('train', 'validation')]
 
 
+@pytest.mark.slow
 def test_local_is_the_standard_library_split_by_file():
   train, validation = both('local')
   root = pathlib.Path(sysconfig.get_path('stdlib'))

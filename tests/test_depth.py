@@ -385,6 +385,7 @@ def visible_mean(x, t, seen):
   return np.mean([x[s] for s in past], axis=0) if past else 0 * x[t]
 
 
+@pytest.mark.slow
 def test_expert_choice_equals_a_loop_over_tokens():
   core = routed_core(router_alpha=0.3, router_loss=0.5, z_loss=0.2)
   ran = routing.expert_choice(core, carry())
@@ -563,6 +564,7 @@ def variables_of(config):
   return nn.unbox(jax.jit(build(config).init)(jax.random.key(0), TOKENS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'layer',
   (pytest.param('cycle:2', marks=pytest.mark.slow), 'recurrent:1/2x2/1'),
@@ -607,6 +609,7 @@ def test_the_same_weights_run_for_more_loops(layer, depth):
   assert back == config.model
 
 
+@pytest.mark.slow
 def test_attending_to_all_loops_equals_a_plain_loop():
   """CoTFormer: queries of a loop meet the keys of every loop so far."""
   config = config_of('cycle:2', attention='all_loops')

@@ -352,6 +352,7 @@ def test_a_spec_for_what_no_layer_has_is_refused():
       configs.cross({'model': fields})
 
 
+@pytest.mark.slow
 def test_who_sees_what():
   """By gradient: all of the source, and of the target what came before."""
   config = config_of(position='rotary', norm_position='post')
@@ -375,6 +376,7 @@ def test_who_sees_what():
     np.testing.assert_array_equal(reached, np.arange(32) <= 6 + place)
 
 
+@pytest.mark.slow
 def test_padding_of_a_source_changes_nothing():
   """Neither what stands there nor how much of it there is."""
   config = config_of(norm='batchnorm', num_layers=2)

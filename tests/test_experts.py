@@ -293,7 +293,7 @@ def check_equal(module, plain, context):
 @pytest.mark.parametrize(
   'style,activation',
   (
-    ('moeut', 'relu'),
+    pytest.param('moeut', 'relu', marks=pytest.mark.slow),
     pytest.param('sut', 'relu', marks=pytest.mark.slow),
     pytest.param('moeut', 'swiglu', marks=pytest.mark.slow),
   ),

@@ -6,8 +6,9 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_any_specs import sharings
 from test_stack import TOKENS, assert_close, variables_of
-from test_sums import N, Plain, config_of, flat, sharings, stored_shapes
+from test_sums import N, Plain, config_of, flat, stored_shapes
 
 from shared_tfm import config as configs
 from shared_tfm.config import shapes

@@ -155,8 +155,8 @@ def assert_close(left, right, rtol=2e-5):
   ('rule', 'tables'),
   [
     ('sum', 'fixed'),
-    ('mean', 'state'),
-    ('owner', 'state'),
+    pytest.param('mean', 'state', marks=pytest.mark.slow),
+    pytest.param('owner', 'state', marks=pytest.mark.slow),
     pytest.param('mean', 'fixed', marks=pytest.mark.slow),
     pytest.param('owner', 'fixed', marks=pytest.mark.slow),
   ],
@@ -287,6 +287,7 @@ def test_visit_gradients_are_those_of_single_layers(tables):
   assert_close(actual['stack']['rows'], expected)
 
 
+@pytest.mark.slow
 def test_cosines_between_visits():
   config = crossed(HARD)
   variables = variables_of(config)

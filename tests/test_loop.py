@@ -169,6 +169,7 @@ def test_the_log_has_every_step_once_and_the_result_follows_from_it(
   assert again['bits_per_byte'] == result['validation_bits_per_byte']
 
 
+@pytest.mark.slow
 def test_every_evaluation_says_how_much_is_stored_and_applied(straight):
   workdir, result = straight('dropout')
   made, state = loop.load(workdir)
@@ -214,6 +215,7 @@ def test_tensorboard_has_what_the_log_has(straight):
   assert found == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_newest_and_the_best_are_kept(straight, text, tmp_path):
   workdir, _ = straight('dropout')
   assert checkpoints(workdir) == [8, 12]

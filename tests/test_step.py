@@ -140,6 +140,7 @@ def test_every_optimizer_learns_a_batch(name):
   assert metrics[-1]['skipped'] == 0
 
 
+@pytest.mark.slow
 def test_the_metrics_of_a_step():
   made = crossed(
     optimizer__schedule='linear',

@@ -4,7 +4,6 @@ those that plain loops over the levels' tables make, and so do the gradients.
 
 import dataclasses
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -12,14 +11,12 @@ import numpy as np
 import pytest
 import test_stack
 from flax.traverse_util import flatten_dict, unflatten_dict
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_stack import TOKENS, TOLERANCE, assert_close
 
-from shared_tfm import accounting
 from shared_tfm import config as configs
 from shared_tfm.config import shapes
-from shared_tfm.model.stack import Stack, layout
+from shared_tfm.model import stack
+from shared_tfm.model.stack import Stack
 from shared_tfm.sharing import owners
 from shared_tfm.sharing.opaque import NAME, opaque
 
@@ -285,91 +282,21 @@ def test_bfloat16_is_close(name):
   assert_equal_forms(MIXED[name], 'bfloat16')
 
 
-TABLES = (
-  'none',
-  'all',
-  'sequence:3',
-  'cycle:2',
-  'cycle_rev:3',
-  'sandwich',
-  'prefix:4',
-  '0,1,0,2,1,2',
-)
-PARTS = ('query', 'key', 'value', 'out')
-UNITS = ('', '', '', '|all', '|none', '|sequence:2')  # of 4 heads, 64 neurons
-
-
-@st.composite
-def sharings(draw):
-  """Specs for some of the components and parts."""
-  level = st.builds(
-    str.__add__,
-    st.sampled_from(TABLES),
-    st.sampled_from(('', '', '@1', '@3', '@99', '@diagonal')),
-  )
-
-  def spec(units):
-    levels = draw(st.lists(level, min_size=1, max_size=3))
-    if draw(st.integers(0, 3)) == 0:
-      soft = f'soft:{draw(st.integers(1, 7))}'
-      levels.insert(draw(st.integers(0, len(levels))), soft)
-    return '+'.join(levels) + (draw(st.sampled_from(UNITS)) if units else '')
-
-  found = {'layer': spec(False)}
-  names = ['norm', 'attention', 'feed_forward', 'feed_forward_down']
-  names += ['norm_attention', *(f'attention_{part}' for part in PARTS)]
-  for name in draw(st.lists(st.sampled_from(names), unique=True, max_size=4)):
-    found[name] = spec(not name.startswith('norm'))
-  tied = draw(st.sampled_from(('', 'query', 'value', 'out')))
-  if tied:
-    found['attention_key'] = f'=attention.{tied}'
-  return found
-
-
 class Bank(Stack):
   """A stack that declares its parameters and runs nothing."""
 
   @nn.compact
   def __call__(self):
-    return self._bank(shapes.components(self.model), layout(self.model))
+    return self._bank(shapes.components(self.model), stack.layout(self.model))
+
+
+def stored(model):
+  boxes = jax.eval_shape(Bank(model).init, jax.random.key(0))
+  return nn.unbox(boxes)['params']
 
 
 def stored_shapes(model):
-  found = jax.eval_shape(Bank(model).init, jax.random.key(0))
-  return {
-    path: leaf.shape
-    for path, leaf in flatten_dict(nn.unbox(found)['params']).items()
-  }
-
-
-@pytest.mark.parametrize(
-  'examples', (30, pytest.param(200, marks=pytest.mark.slow))
-)
-def test_counts_of_any_specs_equal_the_tree(examples):
-  @settings(deadline=None, max_examples=examples)
-  @given(sharings(), st.booleans(), st.sampled_from((0, 1, 2)))
-  def law(sharing, bias, kv_heads):
-    if kv_heads and any('|seq' in s for s in sharing.values()):
-      kv_heads = 2
-    if sharing.get('attention_key') in ('=attention.query', '=attention.out'):
-      kv_heads = 0
-    model = {'use_bias': bias, 'num_kv_heads': kv_heads}
-    config = config_of(sharing, activation='swiglu', **model)
-    found = stored_shapes(config.model)
-    counts = accounting.parameters(config.model)
-    assert counts['layers_stored'] == sum(map(math.prod, found.values()))
-    one = sum(t.size for t in shapes.layer(config.model).values())
-    assert counts['layers_applied'] == N * one
-    assert all(0 not in shape for shape in found.values())
-
-  law()
-
-
-@pytest.mark.slow
-@settings(deadline=None, max_examples=10)
-@given(sharings())
-def test_any_specs_equal_plain_loops(sharing):
-  assert_equal_forms(sharing)
+  return {p: leaf.shape for p, leaf in flatten_dict(stored(model)).items()}
 
 
 def test_ranks_are_capped():
