@@ -183,7 +183,7 @@ def generate(args: Any, overrides: Sequence[str]) -> None:
 
 def prepare(args: Any, overrides: Sequence[str]) -> None:
   """Build a dataset of TFDS, once, for configs with data.source tfds:NAME."""
-  from shared_tfm.data import builders
+  from shared_tfm.data.sources import builders
 
   need(not overrides, f'prepare takes a NAME, got {" ".join(overrides)} too')
   print(builders.prepare(args.name, args.path, args.manual_dir, args.trust))

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 
 from shared_tfm.__main__ import main
-from shared_tfm.data import builders, records
+from shared_tfm.data.sources import builders, records
 from shared_tfm.errors import BadInput
 
 URL = 'https://example.com/lines.txt'

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_tfm import config, tasks
-from shared_tfm.data import glue, labelled, trec
+from shared_tfm.data.sources import glue, labelled, trec
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
 from shared_tfm.tasks.classification import measured

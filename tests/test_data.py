@@ -19,7 +19,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from shared_tfm import config, tasks
-from shared_tfm.data import sources
+from shared_tfm.data.sources import corpus
 from shared_tfm.errors import BadInput
 from shared_tfm.tasks.task import unigram_bits_per_byte
 
@@ -244,7 +244,7 @@ def test_a_checkpoint_holds_the_iterator(tmp_path):
 
 
 def read(split, source, path='', **fields):
-  return sources.documents(
+  return corpus.documents(
     config.Data(source=source, path=str(path), **fields), split
   )
 
@@ -433,7 +433,7 @@ def test_tfds_and_test_splits(folder, no_network):
   assert sorted(found) == verses('test', range(6))
   parts = [
     read(split, 'tfds:odd_verses/train', parts='90/5/5', **fields)
-    for split in sources.SPLITS
+    for split in corpus.SPLITS
   ]
   assert list(map(len, parts)) == [225, 12, 13]
   assert sorted(itertools.chain(*parts)) == verses('train', range(250))

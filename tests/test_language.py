@@ -14,8 +14,9 @@ import pytest
 
 from shared_tfm import config, tasks
 from shared_tfm.__main__ import main
-from shared_tfm.data import sources, tokenizers, vocabularies
+from shared_tfm.data import tokenizers, vocabularies
 from shared_tfm.data.examples import Windows
+from shared_tfm.data.sources import corpus
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
 from shared_tfm.train import step
@@ -68,7 +69,7 @@ def score(given, folder, variables=None, split='validation'):
 
 def stream(given, split='validation'):
   """What is read, and what is to be told, of one document of bytes."""
-  [text] = sources.documents(given.data, split)
+  [text] = corpus.documents(given.data, split)
   tokens = [*text.encode()]
   return np.array([EOS, *tokens[:-1]]), np.array(tokens)
 
@@ -167,7 +168,7 @@ def test_a_model_that_knows_nothing(path, tmp_path, tokenizer, vocab_size):
   shapes = jax.eval_shape(lambda: step.initial(given, jnp.uint32(0)).params)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   found = score(given, tmp_path, {'params': zeros}, 'test')
-  [text] = sources.documents(given.data, 'test')
+  [text] = corpus.documents(given.data, 'test')
   made = tasks.prepare(given, tmp_path).tokenizer
   bits = math.log2(vocab_size)
   assert found['bits_per_token'] == pytest.approx(bits, rel=1e-6)
@@ -185,7 +186,7 @@ def test_several_documents(tmp_path):
     (tmp_path / f'{i}.txt').write_text(TEXT[i : i + 400])
   given = crossed(tmp_path)
   found = score(given, tmp_path / 'run', split='test')
-  texts = sources.documents(given.data, 'test')
+  texts = corpus.documents(given.data, 'test')
   assert [len(text) for text in texts] == [20] * 3
   assert found['tokens'] == found['bytes'] == 60
 
@@ -231,7 +232,7 @@ def test_a_run_and_its_test_split(path, tmp_path, capsys):
     asked = [f'--workdir={folder}', f'--split={split}', '--json']
     assert main(['evaluate', *asked]) == 0
     found = json.loads(capsys.readouterr().out)
-    [text] = sources.documents(config.cross(fields).data, split)
+    [text] = corpus.documents(config.cross(fields).data, split)
     assert found['bytes'] == found['tokens'] == len(text)
     assert found['words'] == vocabularies.count_words(text)
     if split == 'validation':
@@ -291,9 +292,9 @@ def test_nothing_of_wikitext_2_is_lost(tmp_path, tokenizer):
   given = config.Data(source='text', path=str(root), tokenizer=tokenizer)
   learned_from = 'train' if tokenizer == 'words' else 'validation'
   made = tokenizers.make(
-    tokenizer, sources.documents(given, learned_from), 40_000, tmp_path
+    tokenizer, corpus.documents(given, learned_from), 40_000, tmp_path
   )
-  [text] = sources.documents(given, 'test')
+  [text] = corpus.documents(given, 'test')
   ids = made.encode(text)
   assert made.decode(ids) == text
   assert made.byte_lengths[ids].sum() == len(text.encode()) == 1_256_449

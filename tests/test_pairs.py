@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from shared_tfm import __main__, config, tasks
-from shared_tfm.data import pairs, tokenizers
+from shared_tfm.data import tokenizers
 from shared_tfm.data.pair_examples import Bucket, PairExamples
+from shared_tfm.data.sources import pairs
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
 from shared_tfm.tasks import pairs as pair_tasks

@@ -12,8 +12,9 @@ import pytest
 
 from shared_tfm import config, tasks
 from shared_tfm.__main__ import main
-from shared_tfm.data import squad, tokenizers
+from shared_tfm.data import tokenizers
 from shared_tfm.data.passages import ADDED, encoded, passages, thinned
+from shared_tfm.data.sources import squad
 from shared_tfm.errors import BadInput
 from shared_tfm.tasks import spans, squad_score
 from shared_tfm.tasks.questions import FORBIDDEN

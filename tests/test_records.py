@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from shared_tfm.data import records
+from shared_tfm.data.sources import records
 from shared_tfm.errors import BadInput
 
 

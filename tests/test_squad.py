@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from shared_tfm import config
-from shared_tfm.data import squad
+from shared_tfm.data.sources import squad
 from shared_tfm.errors import BadInput
 from shared_tfm.tasks import squad_score
 

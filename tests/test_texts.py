@@ -10,7 +10,8 @@ import zipfile
 import pytest
 
 from shared_tfm import config
-from shared_tfm.data import builders, sources, vocabularies
+from shared_tfm.data import vocabularies
+from shared_tfm.data.sources import builders, corpus
 from shared_tfm.errors import BadInput
 
 needs_data = pytest.mark.skipif(
@@ -27,7 +28,7 @@ def data(name):
 
 def read(split, path, **fields):
   given = config.Data(source='text', path=str(path), **fields)
-  return sources.documents(given, split)
+  return corpus.documents(given, split)
 
 
 def zipped(path, members):
@@ -137,7 +138,7 @@ def test_tiny_shakespeare_as_tfds_builds_it(tmp_path):
   for split in SPLITS:
     built = config.Data(source='tfds:tiny_shakespeare', path=folder)
     ours = read(split, data('tiny_shakespeare') / 'input.txt', parts='90/5/5')
-    assert sources.documents(built, split) == ours
+    assert corpus.documents(built, split) == ours
 
 
 # Bad input.

@@ -13,7 +13,8 @@ from sklearn import metrics as sklearn_metrics
 
 from shared_tfm import accounting, config_file, tasks
 from shared_tfm import config as configs
-from shared_tfm.data import images, pixels, records
+from shared_tfm.data import pixels
+from shared_tfm.data.sources import images, records
 from shared_tfm.errors import BadInput
 from shared_tfm.layers import patches
 from shared_tfm.model import build

@@ -74,7 +74,7 @@ class Data:
   # generator's name
   source: str = 'local'
   path: str = ''  # text: a file or folder; tfds: its data_dir
-  parts: str = '90/10'  # % for training, validation and test; see sources.py
+  parts: str = '90/10'  # % for training, validation and test; see corpus.py
   text_field: str = 'text'  # tfds: the feature that holds the text
   source_field: str = ''  # pairs: the feature, or file ending, that is read
   target_field: str = ''  # ... and of what is to be written

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from shared_tfm.data.labelled import laid_out
 from shared_tfm.data.masking import Example, Words
+from shared_tfm.data.sources.labelled import laid_out
 from shared_tfm.data.tokenizers import Tokenizer
 
 SEPARATORS = 3

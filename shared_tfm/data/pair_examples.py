@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shared_tfm.data.examples import Example
-from shared_tfm.data.pairs import Pair
+from shared_tfm.data.sources.pairs import Pair
 from shared_tfm.data.tokenizers import Tokenizer
 
 GROUP = 4096  # pairs that are read and encoded at a time

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared_tfm.data.squad import Question
+from shared_tfm.data.sources.squad import Question
 from shared_tfm.data.tokenizers import Tokenizer
 
 Example = dict[str, np.ndarray]

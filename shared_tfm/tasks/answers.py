@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset, generators, sources, tokenizers
+from shared_tfm.data import Dataset, generators, tokenizers
 from shared_tfm.data.examples import Answers
+from shared_tfm.data.sources import corpus
 from shared_tfm.errors import need, unknown
 from shared_tfm.tasks.task import Shapes, Tokens
 
@@ -61,7 +62,7 @@ class Answering(Tokens):
         tokenizer=tokenizer,
         length=data.seq_len,
         seed=seed,
-        split=sources.SPLITS.index(split),
+        split=corpus.SPLITS.index(split),
         size=EXAMPLES[split],
         apart=self.apart,
       )

@@ -12,7 +12,8 @@ import numpy as np
 
 from shared_tfm import files
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset, glue, labelled, tokenizers
+from shared_tfm.data import Dataset, tokenizers
+from shared_tfm.data.sources import glue, labelled
 from shared_tfm.errors import need
 from shared_tfm.model import Transformer
 from shared_tfm.tasks.task import (

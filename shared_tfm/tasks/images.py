@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared_tfm.data import Dataset
-from shared_tfm.data.images import Pictures
 from shared_tfm.data.pixels import Augmentation, Examples, Fitting, moments
+from shared_tfm.data.sources.images import Pictures
 from shared_tfm.data.tokenizers import SPECIALS, Tokenizer
 from shared_tfm.errors import need
 from shared_tfm.model import Transformer

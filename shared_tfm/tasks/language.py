@@ -9,8 +9,9 @@ import grain
 import jax
 import numpy as np
 
-from shared_tfm.data import Dataset, sources, tokenizers, vocabularies
+from shared_tfm.data import Dataset, tokenizers, vocabularies
 from shared_tfm.data.examples import Chunks, Windows
+from shared_tfm.data.sources import corpus
 from shared_tfm.data.tokenizers import Tokenizer
 from shared_tfm.errors import need
 from shared_tfm.model import build
@@ -34,8 +35,8 @@ class LanguageModel(Tokens):
   def dataset(self, folder: Path, index: int, count: int) -> Dataset:
     """Chunks of text; a test split is read when it is asked for."""
     data = self.config.data
-    train = sources.documents(data, 'train')
-    held_out = sources.documents(data, 'validation')
+    train = corpus.documents(data, 'train')
+    held_out = corpus.documents(data, 'validation')
     tokenizer = tokenizers.make(
       data.tokenizer, train, self.config.model.vocab_size, folder
     )
@@ -57,7 +58,7 @@ class LanguageModel(Tokens):
 
     def elements(split: str, seed: int) -> grain.MapDataset:
       if split not in chunks:
-        chunks[split] = cut(split, sources.documents(data, split), 1)
+        chunks[split] = cut(split, corpus.documents(data, split), 1)
       examples = grain.MapDataset.source(chunks[split]).seed(seed)
       return self._prepared(examples, tokenizer)
 
@@ -92,7 +93,7 @@ class LanguageModel(Tokens):
     stride = self.config.task.stride
     if not stride:
       return {}
-    texts, tokenizer = sources.documents(data, split), dataset.tokenizer
+    texts, tokenizer = corpus.documents(data, split), dataset.tokenizer
     tokens = _joined(texts, tokenizer)
     windows = Windows(tokens, data.seq_len, stride, tokenizer.eos)
     model = build(self.config)

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset, order, sources, tokenizers
+from shared_tfm.data import Dataset, order, tokenizers
 from shared_tfm.data.masking import Masking
+from shared_tfm.data.sources import corpus
 from shared_tfm.data.tokenizers import Tokenizer
 from shared_tfm.errors import need
 from shared_tfm.model import Transformer
@@ -63,14 +64,14 @@ class MaskedLM(LanguageModel):
       f'data.seq_len must be at least {order.SEPARATORS + 2} for'
       f' task.sentence_order, got {data.seq_len}',
     )
-    train = order.articles(sources.documents(data, 'train'))
+    train = order.articles(corpus.documents(data, 'train'))
     tokenizer = tokenizers.make(data.tokenizer, train, model.vocab_size, folder)
 
     @functools.cache
     def stretches(split: str) -> order.Stretches:
       texts = train
       if split != 'train':
-        texts = order.articles(sources.documents(data, split))
+        texts = order.articles(corpus.documents(data, split))
       found = order.stretches(texts, tokenizer, data.seq_len)
       needed = self.config.train.batch_size if split == 'train' else 1
       need(

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared_tfm import files
-from shared_tfm.data import Dataset, pairs, tokenizers
+from shared_tfm.data import Dataset, tokenizers
 from shared_tfm.data.bucketed import Bucketed
 from shared_tfm.data.pair_examples import Bucket, PairExamples, both_sides
 from shared_tfm.data.pipeline import NOBODY
+from shared_tfm.data.sources import pairs
 from shared_tfm.data.tokenizers import Tokenizer
 from shared_tfm.infer.beam import beam_search, until
 from shared_tfm.tasks.task import Scores, Shapes, Tokens

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared_tfm import files
-from shared_tfm.data import Dataset, squad, tokenizers
+from shared_tfm.data import Dataset, tokenizers
 from shared_tfm.data.passages import ADDED, Passages, passages, thinned
+from shared_tfm.data.sources import squad
 from shared_tfm.errors import need
 from shared_tfm.model import Transformer, build
 from shared_tfm.tasks import spans, squad_score

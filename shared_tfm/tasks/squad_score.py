@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shared_tfm.data.squad import Question
+from shared_tfm.data.sources.squad import Question
 
 ARTICLES = re.compile(r'\b(a|an|the)\b')
 PUNCTUATION = str.maketrans('', '', string.punctuation)

@@ -8,7 +8,7 @@ and stands for one fine class in each.
 import pathlib
 from collections.abc import Callable, Sequence
 
-from shared_tfm.data.items import Item
+from shared_tfm.data.sources.items import Item
 from shared_tfm.errors import BadInput, need
 
 FIELDS = ('label-coarse', 'label-fine')  # of TFDS

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from shared_tfm.config import Data
-from shared_tfm.data import generators, records, texts
+from shared_tfm.data import generators
+from shared_tfm.data.sources import records, texts
 from shared_tfm.errors import need, unknown
 
 SPLITS = ('train', 'validation', 'test')

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shared_tfm.config import Data
-from shared_tfm.data import records
-from shared_tfm.data.sources import SPLITS
-from shared_tfm.data.texts import File
+from shared_tfm.data.sources import records
+from shared_tfm.data.sources.corpus import SPLITS
+from shared_tfm.data.sources.texts import File
 from shared_tfm.errors import BadInput, need, unknown
 
 logger = logging.getLogger(__name__)

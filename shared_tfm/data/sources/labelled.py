@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shared_tfm.config import Data
-from shared_tfm.data import glue, records, trec
-from shared_tfm.data.items import Item
+from shared_tfm.data.sources import glue, records, trec
+from shared_tfm.data.sources.items import Item
 from shared_tfm.data.tokenizers import Tokenizer
 from shared_tfm.errors import need, unknown
 

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 
 from shared_tfm.config import Data
-from shared_tfm.data import records, texts
+from shared_tfm.data.sources import records, texts
 from shared_tfm.errors import BadInput, need, unknown
 
 Pair = tuple[str, str]

@@ -8,8 +8,8 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-from shared_tfm.data import texts
-from shared_tfm.data.items import Item
+from shared_tfm.data.sources import texts
+from shared_tfm.data.sources.items import Item
 from shared_tfm.errors import need, unknown
 
 BOM = '\ufeff'  # stands before MRPC's files

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from shared_tfm.data import records
+from shared_tfm.data.sources import records
 from shared_tfm.errors import BadInput, need
 
 

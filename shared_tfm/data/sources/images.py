@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from shared_tfm.config import Data
-from shared_tfm.data import records
+from shared_tfm.data.sources import records
 from shared_tfm.errors import BadInput, need, unknown
 
 FIELDS = ('image', 'label')  # as TFDS names them in all its sets of this kind

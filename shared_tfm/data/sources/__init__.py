@@ -1,0 +1,1 @@
+"""Sources: files of the field's formats, and what TFDS has prepared."""
