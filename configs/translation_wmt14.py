@@ -1,8 +1,10 @@
 """WMT 2014 English to German, layers in turns and back (2104.06022).
 
 Expected: `describe` counts 60,915,712 parameters for 12 + 12 layers, 61M in the
-  paper, and a sharing ratio of 2. The settings are those of the authors' code;
-  it has not been run here.
+  paper, and a sharing ratio of 2. Width, depth, dropout and learning rate
+  follow the authors' README; the size of a batch is our conversion of theirs,
+  gradients are clipped, which theirs are not, and layers begin as ours do. It
+  has not been run here.
 Cost: describe, a second. Training: days of an accelerator.
 Data: python -m shared_tfm prepare wmt14_translate/de-en, or any folder of
   parallel text: --config.data.source=parallel --config.data.path=...
