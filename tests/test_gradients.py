@@ -265,6 +265,8 @@ def test_cosines_of_two_stacks():
     family='encoder_decoder',
     num_decoder_layers=2,
   )
+  data = dataclasses.replace(config.data, source='reverse')
+  config = dataclasses.replace(config, data=data)
   state = state_of(config, variables_of(config, source_BS=TARGETS))
   one = {**BATCH, 'source': TARGETS, 'source_mask': TARGETS > 3}
   measured = jax.jit(visits.visit_cosines(config))(state, one)

@@ -234,6 +234,9 @@ def test_every_preset_trains(preset):
       'train': {'batch_size': B},
     }
   )
+  if config.model.family == 'encoder_decoder':  # reads a source
+    data = dataclasses.replace(config.data, source='reverse')
+    config = dataclasses.replace(config, data=data)
   random = np.random.default_rng(0)
   batch = {
     name: jnp.asarray(random.integers(V, size=(B, L)), jnp.int32)
