@@ -91,6 +91,7 @@ def everything(source, most, kind='plain'):
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('alpha', [0.0, 0.6, 2.0])
 def test_a_beam_that_holds_everything_finds_the_best(alpha):
   """All 1 + 4 + 16 texts of at most 3 tokens, best first.
@@ -113,6 +114,7 @@ def test_a_beam_that_holds_everything_finds_the_best(alpha):
     np.testing.assert_allclose(scores, [known[x] for x in best], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_length_penalty_is_gnmts():
   """Equation 14: 20 tokens at alpha 0.6 count (25/6)^0.6 = 2.35 times one."""
   assert beam.penalty(20, 0.6) == pytest.approx(2.3544, abs=1e-4)
@@ -142,6 +144,7 @@ def plain(source, most, size, alpha):
   return sorted(ended, key=lambda r: r[1], reverse=True)[:size]
 
 
+@pytest.mark.slow
 def test_a_narrow_beam_follows_the_rule():
   """Twelve tokens are computed at two lengths; most texts are dropped."""
   for row in range(8):
@@ -163,6 +166,7 @@ def greedy(source, most, kind):
   return written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['plain', 'deep'])
 def test_a_beam_of_one_is_greedy(kind):
   """At 12 tokens, which are computed at two lengths; depth may adapt."""
@@ -176,6 +180,7 @@ def test_a_beam_of_one_is_greedy(kind):
   assert len(set(lengths)) > 1
 
 
+@pytest.mark.slow
 def test_sentences_and_their_padding_do_not_meet():
   """Alone, or with other padding, the same texts and scores."""
   tokens, scores = search(SOURCES, MASK, 12, 3, 0.6)
@@ -191,6 +196,7 @@ def test_sentences_and_their_padding_do_not_meet():
   np.testing.assert_allclose(padded[1], scores, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_nothing_is_searched_for_without_a_source():
   """Rows that fill up a batch do no harm."""
   tokens, _ = search(SOURCES, MASK, 12, 3, 0.6)
@@ -200,6 +206,7 @@ def test_nothing_is_searched_for_without_a_source():
   assert (scores[1] == -np.inf).all()
 
 
+@pytest.mark.slow
 def test_a_text_that_does_not_end_is_cut():
   """With an end that never comes, the likeliest open text is what there is."""
   config, variables = ready()
@@ -213,6 +220,7 @@ def test_a_text_that_does_not_end_is_cut():
   np.testing.assert_allclose(scores[0, 0], max(known), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_beam_search_cannot_do():
   config, variables = ready()
   with pytest.raises(BadInput, match=r'21, exceed model.max_len 20'):

@@ -413,6 +413,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kind',
   [
@@ -504,6 +505,7 @@ def test_labels_as_predictions_score_one(folder, tmp_path, task):
   assert made.metrics({}, [], dataset, 'test') == {}
 
 
+@pytest.mark.slow
 def test_what_is_told_of_a_test_split(folder, tmp_path):
   for task, name, answers in (
     ('rte', 'RTE.tsv', {'entailment', 'not_entailment'}),

@@ -420,6 +420,7 @@ def test_expert_choice_equals_a_loop_over_tokens():
   np.testing.assert_allclose(ran.losses['router_z'], 0.2 * np.mean(zs), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('padded', (False, True))
 def test_gathering_tokens_equals_masking_them(padded):
   """With reused keys nothing is gathered; without, both forms agree."""
@@ -577,6 +578,7 @@ def test_the_last_exit_is_the_plain_model(layer):
   np.testing.assert_allclose(logits, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_reused_keys_travel_through_the_loops():
   plain = config_of('cycle:2', 'cycle:2')
   pieces = config_of('cycle:2', 'cycle:2', rule='exits')

@@ -113,6 +113,7 @@ class Bar(tqdm.tqdm):
       os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_taken_and_a_classifier_is_fresh(
   home, tmp_path, caplog
 ):
@@ -156,6 +157,7 @@ def test_the_best_weights_are_taken_and_a_classifier_is_fresh(
   assert np.abs(encoded[0] - encoded[2]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_same_task_goes_on_with_the_same_loss(home, tmp_path):
   made = pretrain(
     home, train={'init_from': str(home / 'pretrained'), 'num_steps': 1}
@@ -197,6 +199,7 @@ def test_a_fine_tuned_run_resumes_bit_for_bit(home, tmp_path):
   assert result['validation_loss'] == whole['validation_loss']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('fields', 'said'),
   [
@@ -229,12 +232,14 @@ def test_weights_that_do_not_fit(home, tmp_path, fields, said):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_more_visits_of_the_same_rows_fit(home):
   deeper = finetune(home, model={'num_layers': 8})
   names = donor._matched(deeper, loop.load(home / 'pretrained')[0])
   assert any(name[1] == 'stack' for name in names)
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_refused(home, tmp_path):
   (tmp_path / 'tokenizer.json').write_text('{}')
   with pytest.raises(BadInput) as error:
@@ -245,6 +250,7 @@ def test_another_tokenizer_is_refused(home, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_sweep_starts_from_a_sweep(home, tmp_path):
   for run in ('all/seed-3', 'all/seed-4', 'cycle-2/seed-4'):
     (tmp_path / 'before' / 'runs' / run).mkdir(parents=True)
@@ -262,6 +268,7 @@ def test_a_sweep_starts_from_a_sweep(home, tmp_path):
   ]
 
 
+@pytest.mark.slow
 def test_runs_that_start_otherwise_share_their_programs(home):
   assert programs.programs(finetune(home)) is programs.programs(
     finetune(home, train={'init_from': '', 'seed': 3})

@@ -504,6 +504,7 @@ def test_the_losses_equal_those_of_a_plain_loop(style):
 # ------------------------------------------------------------------ sharing
 
 
+@pytest.mark.slow
 def test_levels_hold_a_matrix_for_every_expert():
   """Ranks and diagonals are each expert's own; units may share columns."""
   model = model_of(

@@ -132,6 +132,7 @@ def test_ends_of_documents_are_read_but_do_not_count():
 # What it costs.
 
 
+@pytest.mark.slow
 def test_stride_1_is_every_token_by_its_full_window(path, tmp_path):
   given = crossed(path, stride=1)
   size = len(stream(given)[1])
@@ -208,6 +209,7 @@ def test_bad_strides(stride, model, message):
     crossed('any', stride=stride, model=model)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_test_split(path, tmp_path, capsys):
   """The score of a run is of all its text, and so is `evaluate`'s."""
   file = tmp_path / 'config.py'
@@ -245,6 +247,7 @@ def test_a_run_and_its_test_split(path, tmp_path, capsys):
 # No leaks.
 
 
+@pytest.mark.slow
 def test_the_future_changes_neither_losses_nor_gradients():
   cut = 5
   given = crossed('any', model={'tie_embeddings': False})

@@ -144,6 +144,7 @@ def assert_same_run(workdir, result, expected):
 # What a run writes.
 
 
+@pytest.mark.slow
 def test_the_log_has_every_step_once_and_the_result_follows_from_it(
   straight, text
 ):
@@ -300,6 +301,7 @@ def test_a_damaged_checkpoint_costs_steps_but_changes_nothing(
   assert_same_run(tmp_path, result, straight('dropout'))
 
 
+@pytest.mark.slow
 def test_what_only_observes_may_change_between_parts(straight, text, tmp_path):
   made = tiny(text, **VARIANTS['dropout'])
   cut(made, tmp_path, at=5)

@@ -370,6 +370,7 @@ def test_processes_share_every_batch(tmp_path):
 # What a model sees.
 
 
+@pytest.mark.slow
 def test_padding_and_the_future_do_not_leak(tmp_path):
   """Neither losses nor gradients know what stands there."""
   folder = made(tmp_path)

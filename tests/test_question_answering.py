@@ -417,6 +417,7 @@ def test_batches_are_as_the_task_says(path, tmp_path, types):
   assert said['start'].shape == said['end'].shape == (4, 24)
 
 
+@pytest.mark.slow
 def test_loss_by_hand_and_padding_changes_nothing(path, tmp_path):
   """Not the loss, not what is said, not a gradient (values and gradients)."""
   crossed = configured(path, train={'batch_size': 6})

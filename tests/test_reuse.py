@@ -161,16 +161,10 @@ SHARINGS = {
   'maps': {'map_source': 'sequence:3'},
   'maps of shared layers': {'layer': 'cycle:2', 'map_source': '0,1,0,1,2,2'},
 }
-QUICK = ('Gemma 3n',)
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow,))
-    for name in SHARINGS
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SHARINGS)
 def test_equals_plain_loop(name):
   """And no stored parameter is without a gradient."""
   config = config_of(**SHARINGS[name])

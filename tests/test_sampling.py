@@ -58,6 +58,7 @@ def generate(made, variables, tokens, prompt=PROMPT, **how):
   return sampling.generate(made, variables, prompt, tokens, **how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'position', [pytest.param('learned', marks=pytest.mark.slow), 'rotary']
 )

@@ -359,6 +359,7 @@ def test_any_tables_are_close_in_bfloat16(tables):
   check_tables(tables, 'bfloat16', assert_near)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('group', (1, pytest.param(2, marks=pytest.mark.slow)))
 def test_state_has_a_slot_per_visit(group):
   """One stored norm, six visits: six running means, each its own visit's."""

@@ -510,6 +510,7 @@ def test_a_split_without_labels_cannot_be_scored():
     task.metrics({'loss': 0.0, 'weight': 0.0, 'correct': 0.0}, [], None, 'test')
 
 
+@pytest.mark.slow
 def test_a_vit_learns_where_the_light_is(folder, tmp_path):
   config = config_of(
     data={'path': str(folder), 'augment': 'crop'},
