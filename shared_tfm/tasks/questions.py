@@ -15,7 +15,7 @@ from shared_tfm.data import Dataset, tokenizers
 from shared_tfm.data.passages import ADDED, Passages, passages, thinned
 from shared_tfm.data.sources import squad
 from shared_tfm.errors import need
-from shared_tfm.model import Transformer, build
+from shared_tfm.model import Transformer
 from shared_tfm.tasks import spans, squad_score
 from shared_tfm.tasks.task import (
   Batch,
@@ -26,7 +26,6 @@ from shared_tfm.tasks.task import (
   Task,
   arguments,
   cross_entropy,
-  predicted,
 )
 
 FORBIDDEN = -1e9  # the logit of a position where no answer may start or end
@@ -200,16 +199,7 @@ class QuestionAnswering(Task):
     if folder is None:
       return {}
     assert isinstance(dataset, Asked)
-    model = build(self.config)
-
-    @jax.jit
-    def observed(variables: Any, batch: Batch) -> Any:
-      return model.apply(variables, batch, method=self.observe)[1]
-
-    predictions = []
-    for batch in dataset.evaluation(split, 0):
-      said = jax.device_get(observed(variables, jax.device_put(batch)))
-      predictions += predicted(said, batch['row'])
+    predictions = self.said(variables, dataset, split)
     found = self._found(predictions, dataset, split)
     threshold = self.config.task.null_threshold
     for name, text in spans.files(
