@@ -1,15 +1,18 @@
 """What every test runs under, and whatever programs it starts."""
 
+import importlib.metadata
 import os
 import pathlib
 
 HERE = pathlib.Path(__file__).parent
+# Compiling is most of what the tests do: little is optimised, by the emitters
+# that take least time where XLA still has them, and programs are kept.
+FLAGS = '--xla_backend_optimization_level=0'
+if importlib.metadata.version('jaxlib') < '0.11':
+  FLAGS += ' --xla_cpu_use_fusion_emitters=false'
 os.environ.update(
   {
-    # Compiling is most of what the tests do: little is optimised, and programs
-    # are kept for the next run.
-    'XLA_FLAGS': os.environ.get('XLA_FLAGS', '')
-    + ' --xla_backend_optimization_level=0',
+    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {FLAGS}',
     'JAX_COMPILATION_CACHE_DIR': str(HERE.parent / '.jax_cache'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
