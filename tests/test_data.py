@@ -244,9 +244,8 @@ def test_a_checkpoint_holds_the_iterator(tmp_path):
 
 
 def read(split, source, path='', **fields):
-  return corpus.documents(
-    config.Data(source=source, path=str(path), **fields), split
-  )
+  given = config.Data(source=source, path=str(path), **fields)
+  return list(corpus.documents(given, split))
 
 
 def both(*args, **fields):

@@ -265,7 +265,7 @@ def test_titles_of_wikitext_begin_documents():
   text = (
     '\n = Valkyria = \n\n Text . \n = = Plot = = \n\n More . \n = Two = \n a'
   )
-  assert order.articles([text, 'other']) == [
+  assert list(order.articles([text, 'other'])) == [
     ' = Valkyria = \n\n Text . \n = = Plot = = \n\n More . \n',
     ' = Two = \n a',
     'other',

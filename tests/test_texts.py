@@ -5,11 +5,12 @@ import itertools
 import os
 import pathlib
 import shutil
+import tracemalloc
 import zipfile
 
 import pytest
 
-from shared_tfm import config
+from shared_tfm import config, tasks
 from shared_tfm.data import vocabularies
 from shared_tfm.data.sources import builders, corpus
 from shared_tfm.errors import BadInput
@@ -28,7 +29,40 @@ def data(name):
 
 def read(split, path, **fields):
   given = config.Data(source='text', path=str(path), **fields)
-  return corpus.documents(given, split)
+  return list(corpus.documents(given, split))
+
+
+@pytest.mark.parametrize(
+  'model',
+  [
+    {},
+    {'family': 'encoder', 'num_classes': 2, 'vocab_size': 300},
+  ],
+  ids=['language_model', 'sentence_order'],
+)
+def test_text_need_not_fit_into_memory(tmp_path, model):
+  line = 'The quick brown fox. It jumps over the lazy dog. \n'
+  folder = tmp_path / 'text'
+  folder.mkdir()
+  for i in range(100):
+    (folder / f'{i:03}.txt').write_text(str(i) + line * 1_000)
+  fields = {
+    'model': {'num_layers': 1, 'd_model': 16, 'num_heads': 2, **model},
+    'data': {'source': 'text', 'path': str(folder)},
+    'task': {'sentence_order': 'family' in model},
+  }
+  given = config.cross(fields)
+  tracemalloc.start()
+  try:
+    made = tasks.prepare(given, tmp_path / 'run')
+    batch = next(made.train(0))
+    held, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert batch['inputs'].shape == (16, given.data.seq_len)
+  tokens = 100 * 1_000 * len(line)  # 5 million, of 4 bytes each
+  assert held < tokens / 4
+  assert peak < tokens
 
 
 def zipped(path, members):
@@ -138,7 +172,7 @@ def test_tiny_shakespeare_as_tfds_builds_it(tmp_path):
   for split in SPLITS:
     built = config.Data(source='tfds:tiny_shakespeare', path=folder)
     ours = read(split, data('tiny_shakespeare') / 'input.txt', parts='90/5/5')
-    assert corpus.documents(built, split) == ours
+    assert list(corpus.documents(built, split)) == ours
 
 
 # Bad input.

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import random
 
 import hypothesis
 import numpy as np
@@ -92,6 +93,25 @@ def test_many_texts_at_once_are_each_alone(tokenizer):
   assert len(together) == 600
   for text, ids in zip(texts, together, strict=True):
     np.testing.assert_array_equal(ids, tokenizer.encode(text))
+
+
+@pytest.mark.parametrize('name', ['bytes', 'bpe', 'characters', 'words'])
+def test_a_long_text_in_pieces_is_the_text(tmp_path, monkeypatch, name):
+  rng = random.Random(0)
+  texts = [
+    ''.join(rng.choices([*"aabb' .\n\t\u00a0é", '  ', "'s", ' \n '], k=400))
+    for _ in range(50)
+  ]
+  monkeypatch.setattr(tokenizers, 'PIECE', 10**6)
+  tokenizer = tokenizers.make(name, texts, 600, tmp_path)
+  whole = tokenizers.joined(texts, tokenizer)
+  monkeypatch.setattr(tokenizers, 'PIECE', 7)
+  np.testing.assert_array_equal(tokenizers.joined(texts, tokenizer), whole)
+  again = tokenizers.make(name, texts, 600, tmp_path / 'again')
+  assert again.pieces == tokenizer.pieces
+  ends = [ids for text in texts for ids in (*tokenizer.encode(text), -1)]
+  expected = [tokenizer.eos if ids < 0 else ids for ids in ends]
+  assert whole.tolist() == expected
 
 
 def test_training_twice_gives_the_same_file(tmp_path):

@@ -6,10 +6,11 @@ Sentence-order prediction (ALBERT, 1909.11942, section 3.1).
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from shared_tfm.data import spool
 from shared_tfm.data.masking import Example, Words
 from shared_tfm.data.sources.labelled import laid_out
 from shared_tfm.data.tokenizers import Tokenizer
@@ -18,10 +19,10 @@ SEPARATORS = 3
 _ARTICLE = re.compile(r'(?m)^(?= = [^=\n]+ = $)')  # WikiText's titles
 
 
-def articles(texts: Sequence[str]) -> list[str]:
+def articles(texts: Iterable[str]) -> Iterator[str]:
   """Documents, where a title of WikiText, ' = Title = ', begins another."""
-  parts = (part for text in texts for part in _ARTICLE.split(text))
-  return [part for part in parts if part.strip()]
+  for text in texts:
+    yield from (part for part in _ARTICLE.split(text) if part.strip())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +56,17 @@ class Stretches:
 
 
 def stretches(
-  texts: Sequence[str], tokenizer: Tokenizer, length: int
+  texts: Iterable[str], tokenizer: Tokenizer, length: int
 ) -> Stretches:
-  """Cuts documents.
+  """Cuts documents; neither they nor their tokens need fit into memory.
 
   Args:
     texts: the documents.
     tokenizer: of their tokens.
     length: L of an example, separators included.
   """
-  tokens, bounds, sentences = [], [], []
+  tokens = spool.Spool()
+  bounds, sentences = spool.Spool(np.int64), spool.Spool(np.int64)
   ends_V, spaces_V, lines_V = _kinds(tokenizer)
   offset = 0
   for ids in tokenizer.encode_all(texts):
@@ -73,19 +75,16 @@ def stretches(
       lines_V[before] & ~lines_V[after]
     )
     places = np.flatnonzero(begins) + 1
-    bounds += [
-      (start + offset, end + offset)
+    cut = [
+      (start, end)
       for start, end in _cut(len(ids), places, length - SEPARATORS)
       if end - start > 1
     ]
-    tokens.append(ids)
-    sentences.append(places + offset)
+    bounds.add(np.array(cut, np.int64).ravel() + offset)
+    tokens.add(ids)
+    sentences.add(places + offset)
     offset += len(ids)
-  return Stretches(
-    np.concatenate(tokens),
-    np.array(bounds, np.int64).reshape(-1, 2),
-    np.concatenate(sentences),
-  )
+  return Stretches(tokens.row(), bounds.row().reshape(-1, 2), sentences.row())
 
 
 def _kinds(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

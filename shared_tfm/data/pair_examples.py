@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from shared_tfm.data import spool
 from shared_tfm.data.examples import Example
 from shared_tfm.data.sources.pairs import Pair
 from shared_tfm.data.tokenizers import Tokenizer
@@ -45,7 +46,7 @@ class PairExamples:
     tokenizer: Tokenizer,
     buckets: Sequence[Bucket],
   ):
-    """Encodes all pairs; their ids are held in memory, their text is not.
+    """Encodes all pairs; their ids need not fit into memory.
 
     Args:
       pairs: the texts.
@@ -89,22 +90,25 @@ class PairExamples:
 
 
 class _Texts:
-  """Texts with their ends, one behind the other: 4 bytes for each token."""
+  """Texts with their ends, one behind the other."""
 
   def __init__(self, most: int, eos: int):
     self.most, self.eos = most, eos
-    self.parts: list[np.ndarray] = []
-    self.lengths: list[int] = []  # with the eos, before they are cut
+    self._ids, self._lengths = spool.Spool(), spool.Spool()
 
   def add(self, texts: Iterable[np.ndarray]) -> None:
     ended = [np.append(ids, self.eos) for ids in texts]
-    self.lengths += map(len, ended)
-    cut = np.concatenate([ids[: self.most] for ids in ended])
-    self.parts.append(cut.astype(np.int32))
+    self._lengths.add(np.array([len(ids) for ids in ended]))
+    self._ids.add(np.concatenate([ids[: self.most] for ids in ended]))
+
+  @functools.cached_property
+  def lengths(self) -> np.ndarray:
+    """With the eos, before they are cut."""
+    return self._lengths.row()
 
   @functools.cached_property
   def long(self) -> np.ndarray:
-    return np.array(self.lengths) > self.most
+    return self.lengths > self.most
 
   @functools.cached_property
   def kept(self) -> np.ndarray:
@@ -112,11 +116,11 @@ class _Texts:
 
   @functools.cached_property
   def ends(self) -> np.ndarray:
-    return np.cumsum(self.kept)
+    return np.cumsum(self.kept, dtype=np.int64)
 
   @functools.cached_property
   def whole(self) -> np.ndarray:
-    return np.concatenate(self.parts)
+    return self._ids.row()
 
   def __getitem__(self, index: int) -> np.ndarray:
     end = self.ends[index]

@@ -13,20 +13,24 @@ spaced, and rare words. See vocabularies.py.
 
 import dataclasses
 import functools
+import itertools
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tokenizers as hf
 
 from shared_tfm import files
-from shared_tfm.data import vocabularies
+from shared_tfm.data import spool, vocabularies
 from shared_tfm.errors import BadInput, need, unknown
 
 FILE = 'tokenizer.json'
 SPECIALS = (b'', b'')  # end of document, mask
 SMALLEST = 256 + len(SPECIALS)
-GROUP = 256  # documents that are encoded at a time
+GROUP = 256  # texts that are encoded at a time
+PIECE = 1 << 16  # characters of a long text that are taken at a time
+_WORD = re.compile(r' (?=\S)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Tokenizer:
   """
 
   pieces: tuple[bytes, ...] = dataclasses.field(repr=False)
-  encode_all: Callable[[Sequence[str]], Iterator[np.ndarray]]
+  encode_all: Callable[[Iterable[str]], Iterator[np.ndarray]]
 
   @property
   def vocab_size(self) -> int:
@@ -73,6 +77,36 @@ class Tokenizer:
     """
     known = [i for i in map(int, ids) if 0 <= i < len(self.pieces)]
     return b''.join(self.pieces[i] for i in known).decode(errors='replace')
+
+
+def joined(texts: Iterable[str], tokenizer: Tokenizer) -> np.ndarray:
+  """All texts, each with its eos, as one row, (tokens,) int32.
+
+  Neither the texts nor the row need fit into memory, but each text does.
+  """
+  eos, row = np.array([tokenizer.eos], np.int32), spool.Spool()
+  ahead = ((part, last) for text in texts for part, last in _parts(text))
+  parts, lasts = itertools.tee(ahead)
+  encoded = tokenizer.encode_all(part for part, _ in parts)
+  for ids, (_, last) in zip(encoded, lasts, strict=True):
+    row.add(ids)
+    if last:
+      row.add(eos)
+  return row.row()
+
+
+def _parts(text: str) -> Iterator[tuple[str, bool]]:
+  """A text piece by piece, and whether each is the last.
+
+  It is cut before a space and what is none. There no tokenizer here has a token
+  that goes on: byte-level BPE never joins a space to what is before it, if
+  what follows is none.
+  """
+  start = 0
+  while found := _WORD.search(text, start + PIECE):
+    yield text[start : found.start()], False
+    start = found.start()
+  yield text[start:], True
 
 
 def make(
@@ -139,7 +173,7 @@ def _fits(tokenizer: Tokenizer, vocab_size: int, what: object) -> Tokenizer:
 
 
 def _bytes() -> Tokenizer:
-  def encode_all(texts: Sequence[str]) -> Iterator[np.ndarray]:
+  def encode_all(texts: Iterable[str]) -> Iterator[np.ndarray]:
     for text in texts:
       yield np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
@@ -156,7 +190,8 @@ def _train(texts: Iterable[str], size: int, path: pathlib.Path) -> None:
     show_progress=False,
     initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
   )
-  bpe.train_from_iterator(texts, trainer)
+  parts = (part for text in texts for part, _ in _parts(text))
+  bpe.train_from_iterator(parts, trainer)
   path.parent.mkdir(parents=True, exist_ok=True)
   files.replace(path, bpe.to_str())
 
@@ -176,9 +211,10 @@ def _load(path: pathlib.Path) -> Tokenizer:
       ' trained anew'
     ) from None
 
-  def encode_all(texts: Sequence[str]) -> Iterator[np.ndarray]:
-    for start in range(0, len(texts), GROUP):
-      for found in bpe.encode_batch_fast(texts[start : start + GROUP]):
+  def encode_all(texts: Iterable[str]) -> Iterator[np.ndarray]:
+    texts = iter(texts)
+    while group := list(itertools.islice(texts, GROUP)):
+      for found in bpe.encode_batch_fast(group):
         yield np.array(found.ids, np.int32)
 
   return Tokenizer((*pieces, *SPECIALS), encode_all)

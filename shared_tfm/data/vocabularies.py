@@ -18,7 +18,7 @@ import collections
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -29,7 +29,7 @@ KINDS = ('characters', 'words')
 LINE, UNKNOWN = '\n', '<unk>'  # the first two words
 UNICODE = 0x110000  # code points
 
-EncodeAll = Callable[[Sequence[str]], Iterator[np.ndarray]]
+EncodeAll = Callable[[Iterable[str]], Iterator[np.ndarray]]
 
 
 def make(
@@ -137,7 +137,7 @@ def _spelled(
     )
     return [id_of[bytes([byte])] for byte in character.encode()]
 
-  def encode_all(texts: Sequence[str]) -> Iterator[np.ndarray]:
+  def encode_all(texts: Iterable[str]) -> Iterator[np.ndarray]:
     for text in texts:
       ids = ids_U[np.frombuffer(text.encode('utf-32-le'), np.uint32)]
       if (ids < 0).any():
@@ -155,7 +155,7 @@ def _in_words(pieces: list[str]) -> EncodeAll:
   id_of = {piece: i for i, piece in enumerate(pieces)}
   unknown = id_of[UNKNOWN]
 
-  def encode_all(texts: Sequence[str]) -> Iterator[np.ndarray]:
+  def encode_all(texts: Iterable[str]) -> Iterator[np.ndarray]:
     for text in texts:
       found = (
         id_of.get(word, unknown) for line in _lines(text) for word in line

@@ -1,7 +1,7 @@
 """Text without labels, whose next token is to be told."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ class LanguageModel(Tokens):
       data.tokenizer, train, self.config.model.vocab_size, folder
     )
 
-    def cut(split: str, texts: Sequence[str], least: int) -> Chunks:
-      tokens = _joined(texts, tokenizer)
+    def cut(split: str, texts: Iterable[str], least: int) -> Chunks:
+      tokens = tokenizers.joined(texts, tokenizer)
       needed = least * data.seq_len + self.ahead
       need(
         len(tokens) >= needed,
@@ -94,7 +94,7 @@ class LanguageModel(Tokens):
     if not stride:
       return {}
     texts, tokenizer = corpus.documents(data, split), dataset.tokenizer
-    tokens = _joined(texts, tokenizer)
+    tokens = tokenizers.joined(texts, tokenizer)
     windows = Windows(tokens, data.seq_len, stride, tokenizer.eos)
     model = build(self.config)
 
@@ -120,15 +120,6 @@ class LanguageModel(Tokens):
       'word_perplexity': math.exp(min(nats / max(totals['words'], 1), 700)),
       **totals,
     }
-
-
-def _joined(texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-  """All documents, each with its eos, as one row that nobody can change."""
-  eos = np.array([tokenizer.eos], np.int32)
-  encoded = tokenizer.encode_all(texts)
-  tokens = np.concatenate([part for ids in encoded for part in (ids, eos)])
-  tokens.setflags(write=False)
-  return tokens
 
 
 def _batches(windows: Windows, size: int) -> Iterator[dict[str, np.ndarray]]:

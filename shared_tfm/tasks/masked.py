@@ -1,7 +1,7 @@
 """Text some of whose tokens are hidden, and are to be told."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import grain
@@ -64,15 +64,17 @@ class MaskedLM(LanguageModel):
       f'data.seq_len must be at least {order.SEPARATORS + 2} for'
       f' task.sentence_order, got {data.seq_len}',
     )
-    train = order.articles(corpus.documents(data, 'train'))
-    tokenizer = tokenizers.make(data.tokenizer, train, model.vocab_size, folder)
+
+    def articles(split: str) -> Iterator[str]:
+      return order.articles(corpus.documents(data, split))
+
+    tokenizer = tokenizers.make(
+      data.tokenizer, articles('train'), model.vocab_size, folder
+    )
 
     @functools.cache
     def stretches(split: str) -> order.Stretches:
-      texts = train
-      if split != 'train':
-        texts = order.articles(corpus.documents(data, split))
-      found = order.stretches(texts, tokenizer, data.seq_len)
+      found = order.stretches(articles(split), tokenizer, data.seq_len)
       needed = self.config.train.batch_size if split == 'train' else 1
       need(
         len(found) >= needed,

@@ -1,15 +1,18 @@
 """Where text comes from: this machine's Python, files, or TFDS.
 
+It is read file by file, or record by record, each time it is gone through, so
+that a folder or a dataset may be larger than memory; a single file may not.
+
 A source is a row of items, files or records, in the order of a hash: whatever
 stretch of it is taken is a fair sample. Unless it has splits of its own, they
 are parts of the items, or, of few items, of each one's text: `data.parts` says
 how large. `data.max_bytes` keeps the front of every split.
 """
 
+import dataclasses
 import hashlib
 import itertools
 import pathlib
-import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,7 +33,24 @@ NOT_LIBRARY = {  # folders of the standard library that `local` leaves out
 }
 
 
-def documents(data: Data, split: str) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class Documents:
+  """The text of one split, read anew each time that it is gone through.
+
+  Its documents, none of them empty, are in an order that is always the same.
+  """
+
+  data: Data
+  split: str
+
+  def __iter__(self) -> Iterator[str]:
+    found, limit = _found(self.data, self.split), self.data.max_bytes
+    if limit:
+      found = _capped(found, limit if self.split == 'train' else limit // 10)
+    return (text for text in found if text)
+
+
+def documents(data: Data, split: str) -> Documents:
   """The text of one split.
 
   Args:
@@ -38,31 +58,31 @@ def documents(data: Data, split: str) -> list[str]:
       is cut to max_bytes of UTF-8, that of other splits to a tenth of that.
     split: 'train', 'validation' or 'test'.
 
-  Returns:
-    Documents, none of them empty, in an order that is always the same.
-
   Raises:
     BadInput: an unknown split or source, or a source that cannot be read, has
-      no such split, or holds no text.
+      no such split, or holds no text. What cannot be read later is told when
+      the documents are gone through.
   """
   if split not in SPLITS:
     raise unknown('split', split, SPLITS)
+  found = Documents(data, split)
+  where = ' '.join(filter(None, [data.source, data.path]))
+  need(
+    next(iter(found), '') != '', f'the {split} split of {where} holds no text'
+  )
+  return found
+
+
+def _found(data: Data, split: str) -> Iterator[str]:
   name, _, dataset = data.source.partition(':')
   if name == 'local' and not dataset:
-    found = _local(data, split)
-  elif name == 'text' and not dataset:
-    found = _text(data, split)
-  elif name == 'tfds' and dataset:
-    found = _tfds(dataset, data, split)
-  else:
-    known = ['local', 'text', 'tfds:NAME', *generators.TASKS]
-    raise unknown('data.source', data.source, known)
-  limit = data.max_bytes or sys.maxsize
-  limit = limit if split == 'train' else limit // 10
-  kept = [text for text in _capped(found, limit) if text]
-  where = ' '.join(filter(None, [data.source, data.path]))
-  need(bool(kept), f'the {split} split of {where} holds no text')
-  return kept
+    return _local(data, split)
+  if name == 'text' and not dataset:
+    return _text(data, split)
+  if name == 'tfds' and dataset:
+    return _tfds(dataset, data, split)
+  known = ['local', 'text', 'tfds:NAME', *generators.TASKS]
+  raise unknown('data.source', data.source, known)
 
 
 def _capped(found: Iterator[str], limit: int) -> Iterator[str]:
