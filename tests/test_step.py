@@ -177,8 +177,9 @@ def test_the_rule_is_given_the_gradient_of_the_mean_over_tokens():
   assert_close(moments(state).mu, expected, atol=1e-7)
 
 
-def test_evaluation_sums_what_a_loop_would_sum():
-  made, one = crossed(), batch(3, uneven())
+@pytest.mark.parametrize('count', [1, 4])
+def test_evaluation_sums_what_a_loop_would_sum(count):
+  made, one = crossed(train__accumulate=count), batch(3, uneven())
   _, state = program(made)
   sums, said = jax.jit(steps.eval_step(made))(state, one)
   logits = build(made).apply({'params': state.params}, one['inputs'])
@@ -192,6 +193,38 @@ def test_evaluation_sums_what_a_loop_would_sum():
   assert {k: float(v) for k, v in sums.items()} == pytest.approx(expected)
   assert 0 < expected['correct'] < expected['weight']
   assert not said
+
+
+def test_evaluation_says_something_of_every_row_in_its_place():
+  fields = {
+    'model__family': 'encoder',
+    'model__num_classes': 3,
+    'task__name': 'classification',
+    'data__source': 'trec',
+  }
+  one = {
+    'inputs': batch(4)['inputs'],
+    'mask': jnp.ones((B, L), bool),
+    'targets': jnp.arange(B) % 3,
+    'weights': jnp.ones(B),
+  }
+  made = [crossed(**fields, train__accumulate=count) for count in (1, 4)]
+  _, state = program(made[0])
+  whole, parts = (jax.jit(steps.eval_step(each))(state, one) for each in made)
+  assert parts[1]['scores'].shape == (B, 3)
+  assert_close(parts, whole)
+
+
+def test_micro_batches_bound_the_memory_of_an_evaluation():
+  held = []
+  for count in (1, 4):
+    made = crossed(train__accumulate=count, model__vocab_size=4096)
+    state, one = program(made)[1], batch(5)
+    compiled = jax.jit(steps.eval_step(made)).lower(state, one).compile()
+    held.append(compiled.memory_analysis().temp_size_in_bytes)
+  logits = B * L * 4096 * 4
+  assert held[0] >= logits
+  assert held[1] < logits / 2
 
 
 def test_batch_statistics_have_a_slot_for_every_visit():

@@ -118,9 +118,8 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   def step(state: State, batch: Batch) -> tuple[State, Metrics]:
     count = config.train.accumulate
     learning_rate = jnp.asarray(rate(state.step), jnp.float32)
-    batches = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
     state, (sums, seen) = jax.lax.scan(
-      micro, state, (jnp.arange(count), batches)
+      micro, state, (jnp.arange(count), _split(batch, count))
     )
     metrics = {
       'loss': jnp.sum(sums['loss']) / jnp.sum(sums['weight']),
@@ -136,6 +135,8 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
 def eval_step(config: Config) -> Callable[[State, Batch], Any]:
   """The evaluation step: (state, batch) -> what the task observes.
 
+  It takes a batch in the micro-batches of training, as more would not fit.
+
   Returns:
     A function; its result is a pair of sums over the batch, and of what the
     model said of each row.
@@ -145,9 +146,21 @@ def eval_step(config: Config) -> Callable[[State, Batch], Any]:
 
   def step(state: State, batch: Batch) -> Any:
     variables = {'params': state.params, **state.variables}
-    return model.apply(variables, batch, method=observe)
+    sums, said = jax.lax.map(
+      lambda part: model.apply(variables, part, method=observe),
+      _split(batch, config.train.accumulate),
+    )
+    return (
+      jax.tree.map(lambda a: jnp.sum(a, axis=0), sums),
+      jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), said),
+    )
 
   return step
+
+
+def _split(batch: Batch, count: int) -> Batch:
+  """Its rows as `count` micro-batches."""
+  return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
 
 
 def losses(task: Task) -> Callable[[Transformer, Batch], Any]:
