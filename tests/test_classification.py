@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_tfm import config, tasks
+from shared_tfm.data import labelled_examples
 from shared_tfm.data.sources import glue, labelled, trec
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
@@ -378,8 +379,8 @@ def test_the_longer_text_is_shortened_first(first, second, room):
   kept = [first, second]
   while sum(kept) > room:
     kept[0 if kept[0] > kept[1] else 1] -= 1
-  assert labelled.truncated([first, second], room) == kept
-  assert labelled.truncated([first], room) == [min(first, room)]
+  assert labelled_examples.truncated([first, second], room) == kept
+  assert labelled_examples.truncated([first], room) == [min(first, room)]
 
 
 def test_an_example(folder):

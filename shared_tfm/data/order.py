@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from shared_tfm.data import spool
+from shared_tfm.data.labelled_examples import laid_out
 from shared_tfm.data.masking import Example, Words
-from shared_tfm.data.sources.labelled import laid_out
 from shared_tfm.data.tokenizers import Tokenizer
 
 SEPARATORS = 3

@@ -12,7 +12,7 @@ import numpy as np
 
 from shared_tfm import files
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset, tokenizers
+from shared_tfm.data import Dataset, labelled_examples, tokenizers
 from shared_tfm.data.sources import glue, labelled
 from shared_tfm.errors import need
 from shared_tfm.model import Transformer
@@ -93,10 +93,10 @@ class Classification(Task):
     )
 
     @functools.cache
-    def examples(split: str) -> labelled.Examples:
+    def examples(split: str) -> labelled_examples.Examples:
       items = train if split == 'train' else held.read(split)
-      return labelled.Examples(
-        labelled.encoded(items, tokenizer, held.streams),
+      return labelled_examples.Examples(
+        labelled_examples.encoded(items, tokenizer, held.streams),
         data.seq_len,
         tokenizer.eos,
         self._typed,
