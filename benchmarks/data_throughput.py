@@ -1,8 +1,8 @@
 """Does a training step ever wait for its data?
 
 Of each config: how long the pipeline takes for a batch when nothing else runs,
-how long a step takes on a batch that is already there, and how long steps wait
-for the next batch in a run, where it is prepared beside them. The last is what
+how long steps take once they have theirs, and how long they wait for the next
+one, in a run, where it is prepared beside them. The last is what
 counts; it should be below 2 % of a step.
 
 Command: python -m benchmarks.data_throughput [--steps=N] CONFIG...
@@ -46,16 +46,18 @@ def measured(path: str, steps: int) -> tuple[str, ...]:
     jax.block_until_ready(state)
 
   step()
-  fixed = _median(step, steps)
 
-  waits = []
+  waits, each = [], []
   for _ in range(steps):
     begin = time.perf_counter()
     batch = next(batches)
     waits.append(time.perf_counter() - begin)
     batch = jax.device_put(batch)
+    begin = time.perf_counter()
     step()
-  waited = 1000 * statistics.mean(waits)  # a mean: one long wait counts
+    each.append(time.perf_counter() - begin)
+  # Means: one long wait counts, and batches may differ in shape.
+  waited, fixed = (1000 * statistics.mean(times) for times in (waits, each))
   return (
     Path(path).stem,
     'x'.join(map(str, batch['inputs'].shape)),

@@ -19,6 +19,7 @@ import os
 import ml_collections
 
 DATA = os.environ.get('SHARED_TFM_DATA', 'data')
+SINGLE = ('cola', 'sst2')  # of one sentence, and not of a pair
 CLASSES = {'stsb': 1, 'mnli': 3}  # 1: a number; else 2
 
 
@@ -58,7 +59,7 @@ def get_config(task: str = 'sst2') -> ml_collections.ConfigDict:
     'source': f'glue:{task}',
     'path': f'{DATA}/glue',
     'tokenizer': 'bpe',
-    'seq_len': 48,
+    'seq_len': 48 if task in SINGLE else 128,
   }
   config.task = {'name': 'classification'}
   return config

@@ -1,4 +1,4 @@
-"""Subject lines for e-mails, by two layers run three times (1906.03497).
+"""Subject lines for e-mails, by two layers run twice (1906.03497).
 
 Expected: not measured yet.
 Cost: not measured yet.

@@ -139,6 +139,10 @@ def evaluate(args: Any, overrides: Sequence[str]) -> None:
     config = configs.with_loops(config, args.loops)
   dataset = prepare(config, args.workdir)
   compiled = programs.programs(config)
+  need(
+    compiled.task.predicts or not args.predictions,
+    '--predictions: this task writes none',
+  )
   scores = programs.evaluate(compiled, state, dataset, 0, args.split)
   variables = {'params': state.params, **state.variables}
   if args.predictions:

@@ -2,6 +2,8 @@
 
 import hashlib
 import socket
+import tarfile
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -22,7 +24,8 @@ class FileLines(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
   MANUAL_DOWNLOAD_INSTRUCTIONS = 'Get lines.txt from its authors.'
   BUILDER_CONFIGS = [  # noqa: RUF012
-    tfds.core.BuilderConfig(name=name) for name in ('web', 'brought', 'package')
+    tfds.core.BuilderConfig(name=name)
+    for name in ('web', 'brought', 'package', 'archive', 'packed')
   ]
   url_infos = {  # noqa: RUF012
     URL: checksums.UrlInfo(
@@ -46,7 +49,17 @@ class FileLines(tfds.core.GeneratorBasedBuilder):
       return {
         'train': self._generate_examples(manager.manual_dir / 'lines.txt')
       }
+    if name == 'archive':
+      archive = manager.iter_archive(manager.manual_dir / 'lines.tar')
+      return {'train': self._generate_members(archive)}
+    if name == 'packed':
+      folder = manager.extract(manager.manual_dir / 'lines.zip')
+      return {'train': self._generate_examples(folder / 'lines.txt')}
     return {'train': self._generate_examples(manager.download(URL))}
+
+  def _generate_members(self, archive):
+    for name, member in archive:
+      yield name, {'line': member.read().decode(), 'number': 0}
 
   def _generate_examples(self, path):
     for number, line in enumerate(path.read_text().splitlines()):
@@ -132,6 +145,25 @@ def test_what_cannot_be_built(tmp_path, name, fields, message):
     builders.prepare(name, str(tmp_path / 'a'), **fields)
   assert '\n' not in str(told.value)
   assert not list(tmp_path.rglob('*array_record*'))
+
+
+@pytest.mark.parametrize(
+  ('name', 'file', 'pack'),
+  [('archive', 'lines.tar', tarfile.open), ('packed', 'lines.zip', ZipFile)],
+)
+def test_an_archive_that_is_cut_short(tmp_path, files, name, file, pack):
+  with pack(files / file, 'w') as archive:
+    add = archive.add if name == 'archive' else archive.write
+    add(files / 'lines.txt', 'lines.txt')
+  whole = (files / file).read_bytes()
+  given = (f'file_lines/{name}', str(tmp_path / 'a'), str(files))
+  (files / file).write_bytes(whole[:100])
+  with pytest.raises(BadInput, match=f'{name} cannot be built: ') as told:
+    builders.prepare(*given)
+  assert '\n' not in str(told.value)
+  (files / file).write_bytes(whole)
+  builders.prepare(*given)
+  assert len(lines(tmp_path / 'a', given[0])) in (1, 3)
 
 
 def test_a_file_that_cannot_be_downloaded(tmp_path, monkeypatch):

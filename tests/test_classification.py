@@ -81,7 +81,7 @@ TSV = {
     'index\tsentence1\tsentence2\tlabel\n0\tNo arms.\tArms.\tnot_entailment\n'
     '1\tRed car.\tA car.\tentailment\n',
     'index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tentailment\n',
-    'index\tsentence1\tsentence2\n0\tC.\tD.\n',
+    'index\tsentence1\tsentence2\n7\tC.\tD.\n',
   ],
   'wnli': [
     'index\tsentence1\tsentence2\tlabel\n0\tHe hit it.\tIt hit.\t1\n'
@@ -163,7 +163,7 @@ def initial(made):
 @pytest.mark.parametrize('task', TSV)
 def test_files_as_they_are_distributed(folder, task):
   found = opened(f'glue:{task}', folder, CLASSES.get(task, 2))
-  assert [tuple(item) for item in found.read('train')] == TRAIN[task]
+  assert [item[:2] for item in found.read('train')] == TRAIN[task]
   (held_out,), (kept,) = found.read('validation'), found.read('test')
   assert held_out.label is not None and kept.label is None
   assert len(kept.texts) == len(held_out.texts) == len(TRAIN[task][0][0])
@@ -272,6 +272,7 @@ class Glue(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     task = self.builder_config.name
     fields = {key: tfds.features.Text() for key in glue.TASKS[task].fields}
     names = [f'class {i}' for i in range(CLASSES.get(task, 2))]
+    fields['idx'] = np.int32
     fields['label'] = tfds.features.ClassLabel(names=names)
     if task == 'stsb':
       fields['label'] = np.float32
@@ -288,7 +289,9 @@ class Glue(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     task = self.builder_config.name
     for i, item in enumerate(glue.reader(task, self.files)(split)):
       texts = dict(zip(glue.TASKS[task].fields, item.texts, strict=True))
-      yield i, {**texts, 'label': -1 if item.label is None else item.label}
+      label = -1 if item.label is None else item.label
+      number = i if item.number is None else item.number
+      yield i, {**texts, 'label': label, 'idx': number}
 
 
 class Trec(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -337,7 +340,11 @@ def test_tfds_gives_what_the_files_give(folder, prepared, task):
   found = opened(f'tfds:glue/{task}', prepared, classes)
   assert found.classes == files.classes
   for split in ('train', 'validation', 'test'):
-    assert sorted(found.read(split)) == sorted(files.read(split))
+    texts_and_labels = [
+      sorted(item[:2] for item in which.read(split)) for which in (found, files)
+    ]
+    assert texts_and_labels[0] == texts_and_labels[1]
+  assert [*found.read('test')] == files.read('test')
 
 
 @pytest.mark.parametrize('count', [6, 50])
@@ -369,6 +376,13 @@ def test_any_set_of_tfds(prepared):
     opened('tfds:my_pairs', prepared, 2, text_field='sentence3')
   with pytest.raises(BadInput, match=r'needs model\.num_classes 2, got 3'):
     opened('tfds:my_pairs', prepared, 3, **fields)
+  number = opened('tfds:my_pairs', prepared, 2, text_field='sentence1,idx')
+  with pytest.raises(BadInput, match=r'field idx of .*, not text'):
+    number.read('train')
+  fields['target_field'] = 'sentence2'
+  text = opened('tfds:my_pairs', prepared, 2, **fields)
+  with pytest.raises(BadInput, match=r'sentence2 of .* holds str'):
+    text.read('train')
 
 
 # What a network reads.
@@ -520,7 +534,41 @@ def test_what_is_told_of_a_test_split(folder, tmp_path):
     assert task.score(variables, dataset, 'test', tmp_path) == {}
     head, line = (tmp_path / name).read_text().splitlines()
     row, _, answer = line.partition('\t')
-    assert (head, row) == ('index\tprediction', '0') and answer in answers
+    expected = '7' if name == 'RTE.tsv' else '0'
+    assert (head, row) == ('index\tprediction', expected) and answer in answers
+
+
+def test_what_is_told_has_the_numbers_of_the_set(tmp_path, monkeypatch):
+  """Of files, and of TFDS, which reads them in another order."""
+  home = tmp_path / 'MRPC'
+  home.mkdir()
+  (home / 'train.tsv').write_text(TSV['mrpc'][0])
+  (home / 'dev.tsv').write_text(TSV['mrpc'][1])
+  lines = [f'{100 + i}\t7\t8\t{i % 3}\tB .' for i in range(12)]
+  head = TSV['mrpc'][2].partition('\n')[0]
+  (home / 'test.tsv').write_text('\n'.join([head, *lines, '']))
+  monkeypatch.setattr(Glue, 'files', str(tmp_path))
+  Glue(
+    config='mrpc', data_dir=tmp_path / 'tfds', file_format='array_record'
+  ).download_and_prepare()
+  expected = [f'{100 + i}\t{int(i % 3 > 0)}' for i in range(12)]
+  for source, path in (
+    ('glue:mrpc', tmp_path),
+    ('tfds:glue/mrpc', tmp_path / 'tfds'),
+  ):
+    made = crossed(source, path)
+    task = tasks.make(made)
+    dataset = task.dataset(tmp_path, 0, 1)
+    rows = [item.texts[0] for item in opened(source, path).read('test')]
+    said = [
+      tasks.Prediction(row=np.array(i), scores=np.array([0.5, float(text)]))
+      for i, text in enumerate(rows)
+    ]
+    monkeypatch.setattr(task, 'said', lambda *_, said=said: said)
+    task.score({}, dataset, 'test', tmp_path)
+    told = (tmp_path / 'MRPC.tsv').read_text().splitlines()
+    assert told == ['index\tprediction', *expected]
+  assert rows != [str(i % 3) for i in range(12)]  # that order is another
 
 
 # Real data.

@@ -16,13 +16,21 @@ from shared_tfm.train import step as steps
 
 TOP = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((TOP / 'configs').glob('*.py'))
+FURTHER = [
+  f'{TOP}/configs/{name}:{task}'
+  for name in ('glue.py', 'glue_albert_base.py')
+  for task in ('mnli', 'stsb')  # three classes, and a number
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  'path', [*map(str, CONFIGS), *FURTHER], ids=lambda path: path.split('/')[-1]
+)
 def test_a_step_of_it_can_be_traced(path):
   """On shapes alone, so that no size is too large; the state keeps its own."""
-  config = config_file.load(str(path), [])
+  config = config_file.load(path, [])
+  assert accounting.describe(config)['params']['stored'] > 0
   seed = jax.ShapeDtypeStruct((), jnp.uint32)
   state = jax.eval_shape(functools.partial(steps.initial, config), seed)
   held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))

@@ -403,7 +403,6 @@ def verses(split, numbers):
   ('name', 'held_out', 'size'),
   [
     ('validation', 'validation', 7),
-    ('test', 'test', 7),
     ('all', 'validation', 5),
   ],
 )
@@ -411,6 +410,16 @@ def test_tfds_with_a_split_of_its_own(folder, no_network, name, held_out, size):
   found = both(f'tfds:odd_verses/{name}', folder, text_field='verse')
   assert sorted(found[0]) == verses('train', range(250))
   assert sorted(found[1]) == verses(held_out, range(size))
+
+
+def test_tfds_with_a_test_split_holds_out_training_text(folder, no_network):
+  fields = {'path': folder, 'text_field': 'verse', 'parts': '80/20'}
+  found = [
+    read(split, 'tfds:odd_verses/test', **fields) for split in corpus.SPLITS
+  ]
+  assert [len(each) for each in found] == [200, 50, 7]
+  assert sorted(found[0] + found[1]) == verses('train', range(250))
+  assert sorted(found[2]) == verses('test', range(7))
 
 
 def test_tfds_without(folder, no_network):

@@ -215,6 +215,22 @@ def test_a_fine_tuned_run_resumes_bit_for_bit(home, tmp_path):
     ({'model': {'sharing': {'layer': 'none'}}}, 'shares attention as 0 1 0 1'),
     ({'model': {'num_heads': 4}}, 'has model.num_heads 2, and this run 4'),
     (
+      {'model': {'embed_scale': 'width'}},
+      "has model.embed_scale 'none', and this run 'width'",
+    ),
+    (
+      {'model': {'positions_at': 'every_layer'}},
+      "has model.positions_at 'input', and this run 'every_layer'",
+    ),
+    (
+      {'model': {'step_signal': 'sinusoidal'}},
+      "has model.step_signal 'none', and this run 'sinusoidal'",
+    ),
+    (
+      {'model': {'sharing': {'layer': 'cycle:2', 'map_source': 'all'}}},
+      "has model.sharing.map_source '', and this run 'all'",
+    ),
+    (
       {'data': {'tokenizer': 'bytes'}},
       "has data.tokenizer 'bpe', and this run 'bytes'",
     ),
@@ -251,8 +267,21 @@ def test_another_tokenizer_is_refused(home, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_has_begun_has_its_own_tokenizer(home, tmp_path):
+  donor = tmp_path / 'donor'
+  shutil.copytree(home / 'pretrained', donor)
+  given = {'train': {'init_from': str(donor)}}
+  ours = tasks.prepare(finetune(home, **given), tmp_path / 'run').tokenizer
+  (tmp_path / 'run' / 'config.json').write_text('{}')
+  text = (donor / 'tokenizer.json').read_text()
+  (donor / 'tokenizer.json').write_text(text + ' ')
+  again = tasks.prepare(finetune(home, **given), tmp_path / 'run').tokenizer
+  assert again.pieces == ours.pieces
+
+
+@pytest.mark.slow
 def test_a_sweep_starts_from_a_sweep(home, tmp_path):
-  for run in ('all/seed-3', 'all/seed-4', 'cycle-2/seed-4'):
+  for run in ('all/seed-3', 'all/seed-4', 'cycle-2/seed-4', 'all/.hidden'):
     (tmp_path / 'before' / 'runs' / run).mkdir(parents=True)
   made = finetune(tmp_path, 'before', train={'seed': 3})
   sweep = compare._sweep(made, ['all', 'cycle:2'], 3, tmp_path / 'after')

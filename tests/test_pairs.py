@@ -460,15 +460,16 @@ def test_references_as_predictions(tmp_path, monkeypatch, name):
   write(tmp_path / 'train.de', ['A B C', 'D E'])
   for split in ('val', 'test'):
     right = [f'ein {split} satz mit {n} wörtern' for n in range(9)]
-    write(tmp_path / f'{split}.en', [f'{n} {"x" * n}' for n in range(9)])
+    write(tmp_path / f'{split}.en', [f'{n} x{"x" * n}' for n in range(9)])
     write(tmp_path / f'{split}.de', right)
-  given = crossed(
-    tmp_path, name, **{'model.max_len': 32, 'task.max_decode': 32}
-  )
+  fields = {'model.max_len': 32, 'task.max_decode': 32}
+  given = crossed(tmp_path, name, **fields, **{'train.accumulate': 2})
   dataset, task = tasks.prepare(given, tmp_path / 'run'), tasks.make(given)
   tokenizer = dataset.tokenizer
 
   def perfect(config, variables, source_BS, mask_BS, start, eos, most, *_):
+    assert len(source_BS) in {rows // 2 for rows in dataset.rows}
+    assert mask_BS.any()  # nothing is searched for nobody
     known = dict(read(tmp_path, 'test'))
     tokens = np.full((len(source_BS), 2, most), start)
     for row, (ids, mask) in enumerate(zip(source_BS, mask_BS, strict=True)):
@@ -482,8 +483,10 @@ def test_references_as_predictions(tmp_path, monkeypatch, name):
   found = task.score({}, dataset, 'test', tmp_path)
   best = 100 if name == 'translation' else 1
   assert all(found[score] == pytest.approx(best) for score in task.reported)
-  lines = (tmp_path / 'predictions-test.txt').read_text()
-  assert lines == (tmp_path / 'test.de').read_text()
+  sides = {'predictions': 'de', 'sources': 'en', 'references': 'de'}
+  for kind, side in sides.items():
+    lines = (tmp_path / f'{kind}-test.txt').read_text()
+    assert lines == (tmp_path / f'test.{side}').read_text()
 
 
 # All of it.

@@ -518,6 +518,9 @@ def test_a_split_that_is_not_there(path, tmp_path):
     BadInput, match='has no test split, but train, validation'
   ):
     dataset.examples('test')
+  few = tasks.prepare(configured(path, data={'negatives': 0.5}), tmp_path)
+  with pytest.raises(BadInput, match='train split has not all of its windows'):
+    next(few.evaluation('train', 0))
   thirds = configured(path, data={'parts': '60/20/20'})
   assert tasks.prepare(thirds, tmp_path).examples('test')
 

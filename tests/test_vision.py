@@ -427,6 +427,11 @@ def test_a_split_that_is_not_there(folder, prepared):
     made.examples('tests')
 
 
+def test_a_split_that_nobody_has(folder):
+  with pytest.raises(BadInput, match='mnist has no valid split, but test, tr'):
+    dataset(folder).examples('valid')
+
+
 @pytest.mark.parametrize(
   ('name', 'damage', 'message'),
   [

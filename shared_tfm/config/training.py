@@ -70,8 +70,8 @@ class Adapt:
 class Data:
   """Where text comes from and how it becomes batches."""
 
-  # local | text | parallel | aeslc | squad | glue:TASK | trec | tfds:NAME | a
-  # generator's name
+  # local | text | parallel | aeslc | squad | glue:TASK | trec | mnist |
+  # tfds:NAME | a generator's name
   source: str = 'local'
   path: str = ''  # text: a file or folder; tfds: its data_dir
   parts: str = '90/10'  # % for training, validation and test; see corpus.py

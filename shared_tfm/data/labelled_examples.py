@@ -73,6 +73,14 @@ class Examples:
   def __len__(self) -> int:
     return len(self.items)
 
+  @property
+  def cut(self) -> int:
+    """How many items are too long; all of them are read for that."""
+    return sum(
+      sum(map(len, item.parts)) > self.length - len(item.parts) - 1
+      for item in self.items
+    )
+
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     item = self.items[int(index)]
     inputs, types, mask = laid_out(item.parts, self.length, self.eos)

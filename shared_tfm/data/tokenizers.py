@@ -26,6 +26,7 @@ from shared_tfm.data import spool, vocabularies
 from shared_tfm.errors import BadInput, need, unknown
 
 FILE = 'tokenizer.json'
+CONFIG = 'config.json'  # what a run that has begun has in its folder
 SPECIALS = (b'', b'')  # end of document, mask
 SMALLEST = 256 + len(SPECIALS)
 GROUP = 256  # texts that are encoded at a time
@@ -145,13 +146,14 @@ def make(
 def take_over(donor: pathlib.Path, folder: pathlib.Path) -> None:
   """Copies what one run has learned of its text into the folder of another.
 
-  Where the donor has learned no tokenizer, nothing is done.
+  Where the donor has learned no tokenizer, nothing is done, and where the other
+  has begun, it has its own.
 
   Raises:
     BadInput: the folder has another tokenizer already.
   """
   source, target = donor / FILE, folder / FILE
-  if not source.exists():
+  if not source.exists() or (target.exists() and (folder / CONFIG).exists()):
     return
   if target.exists():
     need(

@@ -69,7 +69,10 @@ def count_words(text: str) -> int:
 
 
 def _characters(texts: Iterable[str], room: int) -> list[str]:
-  found = sorted(set().union(*texts))
+  seen: set[str] = set()
+  for text in texts:
+    seen.update(text)
+  found = sorted(seen)
   need(
     len(found) <= room,
     f'model.vocab_size must be at least {len(found) + 2} for the'

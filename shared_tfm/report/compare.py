@@ -155,8 +155,9 @@ def _donor(given: str, scheme: str, seed: int) -> str:
   if not given or not folder.is_dir():
     return given
   seeds = sorted(
-    int(path.name.removeprefix('seed-')) for path in folder.iterdir()
+    int(path.name.removeprefix('seed-')) for path in folder.glob('seed-*')
   )
+  need(bool(seeds), f'train.init_from: {folder} has no run')
   return str(folder / f'seed-{seed if seed in seeds else seeds[0]}')
 
 

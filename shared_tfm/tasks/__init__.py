@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset, generators, tokenizers
+from shared_tfm.data import Dataset, generators
 from shared_tfm.errors import need
 from shared_tfm.tasks.answers import Answering
 from shared_tfm.tasks.classification import Classification
@@ -90,7 +90,4 @@ def prepare(
     f'train.batch_size must be divisible by the {process_count} processes,'
     f' got {size}',
   )
-  folder, donor = Path(folder), config.train.init_from
-  if donor:
-    tokenizers.take_over(Path(donor), folder)
-  return make(config).dataset(folder, process_index, process_count)
+  return make(config).dataset(Path(folder), process_index, process_count)

@@ -1,6 +1,7 @@
 """Texts whose class, or a number, is to be told: GLUE, TREC and others."""
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from shared_tfm import files
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset, labelled_examples, tokenizers
+from shared_tfm.data import Dataset, labelled_examples
 from shared_tfm.data.sources import glue, labelled
 from shared_tfm.errors import need
 from shared_tfm.model import Transformer
@@ -36,9 +37,13 @@ SCORES = {
 }
 OF_NUMBERS = ('pearson', 'spearman')
 
+logger = logging.getLogger(__name__)
+
 
 class Classification(Task):
   """Tells a class by cross-entropy, or one number by its squared error."""
+
+  predicts = True
 
   def __init__(self, config: Config):
     """See `Task`."""
@@ -71,6 +76,11 @@ class Classification(Task):
   def dataset(self, folder: Path, index: int, count: int) -> Dataset:
     """Items with their labels."""
     data, model = self.config.data, self.config.model
+    need(
+      not (self.number and self.config.task.label_smoothing),
+      'a number that is told (model.num_classes 1) has no task.label_smoothing,'
+      f' got {self.config.task.label_smoothing}',
+    )
     held = labelled.open_set(data, model.num_classes)
     train = held.read('train')
     pairs = len(train[0].texts) > 1
@@ -88,9 +98,7 @@ class Classification(Task):
       f'train.batch_size must be at most the {len(train)} items of'
       f' {data.source}, got {self.config.train.batch_size}',
     )
-    tokenizer = tokenizers.make(
-      data.tokenizer, labelled.Documents(train), model.vocab_size, folder
-    )
+    tokenizer = self.tokenizer(labelled.Documents(train), folder)
 
     @functools.cache
     def examples(split: str) -> labelled_examples.Examples:
@@ -101,6 +109,14 @@ class Classification(Task):
         tokenizer.eos,
         self._typed,
         self.number,
+      )
+
+    if not held.streams and (cut := examples('train').cut):
+      logger.warning(
+        '%d of %d items to train on are cut to data.seq_len %d tokens',
+        cut,
+        len(train),
+        data.seq_len,
       )
 
     def elements(split: str, seed: int) -> grain.MapDataset:
@@ -170,21 +186,23 @@ class Classification(Task):
   ) -> Scores:
     """Nothing that `metrics` has not; the folder gets what GLUE's site takes.
 
-    That is a file such as MRPC.tsv with columns index and prediction; of other
-    sets it is called predictions.tsv.
+    That is a file such as MRPC.tsv with columns index and prediction, indices
+    being those of the set; of other sets it is called predictions.tsv.
     """
     if folder is None:
       return {}
     data = self.config.data
-    classes = labelled.open_set(data, self.config.model.num_classes).classes
+    held = labelled.open_set(data, self.config.model.num_classes)
+    items = held.read(split)
     said = sorted(
       self.said(variables, dataset, split), key=lambda each: int(each['row'])
     )
-    told = [self.told(each) for each in said]
-    lines = (
-      f'{each["row"]}\t{one if self.number else classes[int(one)]}\n'
-      for each, one in zip(said, told, strict=True)
-    )
+    answers = {}
+    for item, each in zip(items, said, strict=True):
+      told = self.told(each)
+      number = int(each['row']) if item.number is None else item.number
+      answers[number] = told if self.number else held.classes[int(told)]
+    lines = (f'{number}\t{answers[number]}\n' for number in sorted(answers))
     name = glue.submission(self._set, split)
     files.replace(folder / name, ''.join(['index\tprediction\n', *lines]))
     return {}

@@ -37,9 +37,7 @@ class LanguageModel(Tokens):
     data = self.config.data
     train = corpus.documents(data, 'train')
     held_out = corpus.documents(data, 'validation')
-    tokenizer = tokenizers.make(
-      data.tokenizer, train, self.config.model.vocab_size, folder
-    )
+    tokenizer = self.tokenizer(train, folder)
 
     def cut(split: str, texts: Iterable[str], least: int) -> Chunks:
       tokens = tokenizers.joined(texts, tokenizer)

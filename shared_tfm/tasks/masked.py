@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset, order, tokenizers
+from shared_tfm.data import Dataset, order
 from shared_tfm.data.masking import Masking
 from shared_tfm.data.sources import corpus
 from shared_tfm.data.tokenizers import Tokenizer
@@ -68,9 +68,7 @@ class MaskedLM(LanguageModel):
     def articles(split: str) -> Iterator[str]:
       return order.articles(corpus.documents(data, split))
 
-    tokenizer = tokenizers.make(
-      data.tokenizer, articles('train'), model.vocab_size, folder
-    )
+    tokenizer = self.tokenizer(articles('train'), folder)
 
     @functools.cache
     def stretches(split: str) -> order.Stretches:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared_tfm import files
-from shared_tfm.data import Dataset, tokenizers
+from shared_tfm.data import Dataset
 from shared_tfm.data.bucketed import Bucketed
 from shared_tfm.data.pair_examples import Bucket, PairExamples, both_sides
 from shared_tfm.data.pipeline import NOBODY
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 class Pairs(Tokens):
   """Writes a target, which is compared with a reference."""
+
+  predicts = True
 
   def buckets(self) -> list[Bucket]:
     """The shapes of batches.
@@ -68,9 +70,7 @@ class Pairs(Tokens):
     config, buckets = self.config, self.buckets()
     train = pairs.read(config.data, 'train')
     held_out = pairs.read(config.data, 'validation')
-    tokenizer = tokenizers.make(
-      config.data.tokenizer, both_sides(train), config.model.vocab_size, folder
-    )
+    tokenizer = self.tokenizer(both_sides(train), folder)
     read = {'train': train, 'validation': held_out}
 
     @functools.cache
@@ -105,7 +105,7 @@ class Pairs(Tokens):
     """What beam search makes of each source of a split, in its order."""
     task, found = self.config.task, {}
     eos = dataset.tokenizer.eos
-    for batch in dataset.evaluation(split, 0):
+    for batch in self.evaluation(dataset, split):
       tokens_BKL, _ = beam_search(
         self.config,
         variables,
@@ -132,14 +132,21 @@ class Pairs(Tokens):
   ) -> Scores:
     """Compares what beam search writes with the references.
 
-    The folder gets predictions-SPLIT.txt, a line for each source.
+    The folder gets predictions-SPLIT.txt, and sources and references in the
+    same order, each a line.
     """
     written = self.written(variables, dataset, split)
-    if folder:
-      lines = (' '.join(text.split()) + '\n' for text in written)
-      files.replace(folder / f'predictions-{split}.txt', ''.join(lines))
     held = pairs.read(self.config.data, split)
-    return self.compared(written, [held[i][1] for i in range(len(held))])
+    sources, references = zip(*(held[i] for i in range(len(held))), strict=True)
+    if folder:
+      for name, texts in (
+        ('predictions', written),
+        ('sources', sources),
+        ('references', references),
+      ):
+        lines = (' '.join(text.split()) + '\n' for text in texts)
+        files.replace(folder / f'{name}-{split}.txt', ''.join(lines))
+    return self.compared(written, references)
 
   @abc.abstractmethod
   def compared(

@@ -1,7 +1,8 @@
 """Extractive question answering: the answer is a span of a text."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared_tfm import files
-from shared_tfm.data import Dataset, tokenizers
+from shared_tfm.data import Dataset
 from shared_tfm.data.passages import ADDED, Passages, passages, thinned
+from shared_tfm.data.pipeline import Batch as HostBatch
 from shared_tfm.data.sources import squad
 from shared_tfm.errors import need
 from shared_tfm.model import Transformer
@@ -40,8 +42,18 @@ class Asked(Dataset):
   """
 
   passages: Mapping[str, Passages]
+  thinned: bool
 
-  @property
+  def evaluation(self, split: str, batches: int) -> Iterator[HostBatch]:
+    """Batches of a split; not of one of which windows were left out."""
+    need(
+      split != 'train' or not self.thinned,
+      'the train split has not all of its windows, and cannot be scored, unless'
+      ' data.negatives is 1',
+    )
+    return super().evaluation(split, batches)
+
+  @functools.cached_property
   def abstain(self) -> bool:
     """Whether any question has no answer, as in SQuAD 2.0 (1806.03822)."""
     return any(
@@ -58,6 +70,7 @@ class QuestionAnswering(Task):
   """
 
   reported = ('exact_match', 'f1')
+  predicts = True
 
   def batches(self) -> Sequence[Shapes]:
     """One kind."""
@@ -111,9 +124,7 @@ class QuestionAnswering(Task):
     texts = dict.fromkeys(
       text for q in questions['train'] for text in (q.context, q.question)
     )
-    tokenizer = tokenizers.make(
-      data.tokenizer, [*texts], model.vocab_size, folder
-    )
+    tokenizer = self.tokenizer(texts, folder)
     of_split = {
       split: passages(
         asked, tokenizer, data.seq_len, data.question_len, stride, self._types
@@ -136,7 +147,9 @@ class QuestionAnswering(Task):
       return grain.MapDataset.source(of_split[split]).seed(seed)
 
     size = self.config.train.batch_size
-    return Asked(tokenizer, elements, size, index, count, of_split)
+    return Asked(
+      tokenizer, elements, size, index, count, of_split, data.negatives < 1
+    )
 
   def losses(
     self, model: Transformer, hidden_BLD: jax.Array, batch: Batch

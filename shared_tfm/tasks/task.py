@@ -13,7 +13,7 @@ much each target counts, have names that are the same for all tasks:
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from shared_tfm.config import Config
-from shared_tfm.data import Dataset
+from shared_tfm.data import Dataset, tokenizers
 from shared_tfm.data.pipeline import NOBODY
 from shared_tfm.data.pipeline import Batch as HostBatch
 from shared_tfm.data.tokenizers import Tokenizer
@@ -73,9 +73,11 @@ class Task(abc.ABC):
 
   Attributes:
     reported: the scores that a comparison shows; see report/columns.py.
+    predicts: whether `score` can write down what was said of each example.
   """
 
   reported: tuple[str, ...] = ('accuracy',)
+  predicts = False
 
   def __init__(self, config: Config):
     """Remembers the config.
@@ -185,10 +187,39 @@ class Task(abc.ABC):
       return model.apply(variables, batch, method=self.observe)[1]
 
     found = []
-    for batch in dataset.evaluation(split, 0):
+    for batch in self.evaluation(dataset, split):
       said = jax.device_get(observed(variables, jax.device_put(batch)))
       found += predicted(said, batch['row'])
     return found
+
+  def evaluation(self, dataset: Dataset, split: str) -> Iterator[HostBatch]:
+    """All rows of a split, in micro-batches as training has them."""
+    count = self.config.train.accumulate
+    for batch in dataset.evaluation(split, 0):
+      size = len(batch['row']) // count
+      for start in range(0, count * size, size):
+        part = {k: v[start : start + size] for k, v in batch.items()}
+        if (part['row'] != NOBODY).any():
+          yield part
+
+  def tokenizer(self, texts: Iterable[str], folder: Path) -> Tokenizer:
+    """The run's tokenizer, which is made of these texts if there is none.
+
+    That of the run whose weights it starts from is taken over.
+
+    Args:
+      texts: to learn from.
+      folder: the run's, which keeps it.
+
+    Raises:
+      BadInput: it does not fit the model, or is another than that run's.
+    """
+    data, donor = self.config.data, self.config.train.init_from
+    if donor:
+      tokenizers.take_over(Path(donor), folder)
+    return tokenizers.make(
+      data.tokenizer, texts, self.config.model.vocab_size, folder
+    )
 
   def prompt(self, text: str, tokenizer: Tokenizer) -> np.ndarray:
     """The ids that a model reads of a text, for it to write another."""
@@ -269,9 +300,11 @@ def unigram_bits_per_byte(dataset: Dataset) -> float:
   It is fitted to the very targets it is scored on, so that no model which
   ignores context does better.
   """
-  examples = dataset.examples('validation')
-  targets = np.concatenate([e['targets'][e['weights'] > 0] for e in examples])
-  counts = np.bincount(targets, minlength=dataset.tokenizer.vocab_size)
+  size = dataset.tokenizer.vocab_size
+  counts = np.zeros(size, np.int64)
+  for example in dataset.examples('validation'):
+    targets = example['targets'][example['weights'] > 0]
+    counts += np.bincount(targets, minlength=size)
   seen = counts[counts > 0]
   bits = -(seen * np.log2(seen / seen.sum())).sum()
   return float(bits / (counts @ dataset.tokenizer.byte_lengths))

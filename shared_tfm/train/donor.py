@@ -1,11 +1,13 @@
 """The weights of one run as the start of another: fine-tuning.
 
 What has the same path and shape in both trees is taken over: embeddings, the
-stack, norms, and the heads of a task that goes on. All else starts fresh.
+stack, norms, and the heads of a task that goes on. All else starts fresh, and
+may change what a network does: a rule of depth with its units, say.
 """
 
 import functools
 import logging
+import operator
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -40,10 +42,15 @@ FUNCTION = (
   'norm',
   'norm_eps',
   'norm_position',
+  'embed_scale',
   'position',
+  'positions_at',
+  'step_signal',
   'rope_theta',
   'rotary_fraction',
   'residual_scale',
+  'sharing.kv_source',
+  'sharing.map_source',
 )
 
 Names = tuple[str, ...]
@@ -111,8 +118,9 @@ def _matched(config: Config, donor: Config) -> set[Names]:
   """The paths of what is taken over."""
   where = f'train.init_from {config.train.init_from}'
   pairs = [
-    (f'model.{name}', getattr(donor.model, name), getattr(config.model, name))
+    (f'model.{name}', field(donor.model), field(config.model))
     for name in FUNCTION
+    for field in [operator.attrgetter(name)]
   ]
   pairs.append(('data.tokenizer', donor.data.tokenizer, config.data.tokenizer))
   for field, a, b in pairs:

@@ -10,10 +10,11 @@ from typing import Any
 from shared_tfm import accounting, files
 from shared_tfm import config as configs
 from shared_tfm.config import Config
+from shared_tfm.data.tokenizers import CONFIG
 from shared_tfm.errors import BadInput, need
 from shared_tfm.train import log
 
-CONFIG, RESULT, CHECKPOINTS = 'config.json', 'result.json', 'checkpoints'
+RESULT, CHECKPOINTS = 'result.json', 'checkpoints'
 
 # What may change between a run and its continuation: it alters no weight.
 OBSERVING = {

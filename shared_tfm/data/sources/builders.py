@@ -1,6 +1,9 @@
 """Prepares a dataset that TFDS can build, once, for `records` to read."""
 
 import pathlib
+import tarfile
+import zipfile
+import zlib
 from typing import Any
 
 from shared_tfm.data.sources import records
@@ -30,7 +33,11 @@ def prepare(
       cannot be downloaded, or a file is not the registered one.
   """
   import tensorflow_datasets as tfds
-  from tensorflow_datasets.core.download import download_manager
+  from tensorflow_datasets.core.download import (
+    download_manager,
+    extractor,
+    util,
+  )
 
   need(
     not manual_dir or pathlib.Path(manual_dir).is_dir(),
@@ -71,7 +78,17 @@ def prepare(
       f'tfds:{name} cannot be built: {records.line(error)}; --trust takes the'
       ' files of --manual_dir as they are'
     ) from None
-  except (OSError, AssertionError, ValueError) as error:
+  except (
+    AssertionError,
+    EOFError,
+    OSError,
+    ValueError,
+    extractor.ExtractError,
+    tarfile.TarError,
+    util.DownloadError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
     raise BadInput(
       f'tfds:{name} cannot be built: {records.line(error)}; {_wanted(builder)}'
     ) from None

@@ -6,7 +6,8 @@ that a folder or a dataset may be larger than memory; a single file may not.
 A source is a row of items, files or records, in the order of a hash: whatever
 stretch of it is taken is a fair sample. Unless it has splits of its own, they
 are parts of the items, or, of few items, of each one's text: `data.parts` says
-how large. `data.max_bytes` keeps the front of every split.
+how large. A dataset with a test split and none for validation holds out a part
+of its training split. `data.max_bytes` keeps the front of every split.
 """
 
 import dataclasses
@@ -170,9 +171,10 @@ def _tfds(name: str, data: Data, split: str) -> Iterator[str]:
   """A dataset that TFDS has prepared on this machine."""
   prepared = records.open_tfds(name, data.path)
   prepared.check_field(data.text_field, 'data.text_field')
-  own = set(SPLITS[1:]) & set(prepared.splits)
-  missing = split == 'validation' and split not in own  # it has a test split
-  found = prepared.split('train' if not own else 'test' if missing else split)
+  own = 'validation' in prepared.splits or (
+    split != 'train' and split in prepared.splits
+  )
+  found = prepared.split(split if own else 'train')
 
   def read(row: int) -> str:
     value = found[row][data.text_field]

@@ -12,6 +12,7 @@ from shared_tfm.data.sources import texts
 from shared_tfm.data.sources.items import Item
 from shared_tfm.errors import need, unknown
 
+INDICES = ('index', 'id')  # the first column of files without labels
 BOM = '\ufeff'  # stands before MRPC's files
 
 
@@ -145,7 +146,11 @@ def _items(form: Format, file: texts.File, part: str) -> Iterator[Item]:
     given = found[count:]
     where = f'{file}, line {number}'
     label = _label(form, given[0], where) if given else None
-    yield Item(tuple(found[:count]), label)
+    named = None
+    if part == 'test' and header[0] in INDICES:
+      need(row[0].isdigit(), f'{where}: {header[0]} {row[0]!r} is no number')
+      named = int(row[0])
+    yield Item(tuple(found[:count]), label, named)
 
 
 def _label(form: Format, given: str, where: str) -> float | int:

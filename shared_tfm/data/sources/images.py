@@ -20,6 +20,7 @@ from shared_tfm.data.sources import records
 from shared_tfm.errors import BadInput, need, unknown
 
 FIELDS = ('image', 'label')  # as TFDS names them in all its sets of this kind
+SPLITS = ('train', 'validation', 'test')
 FILES = {'train': 'train', 'test': 't10k'}  # how MNIST's file names begin
 
 Record = dict[str, Any]
@@ -77,8 +78,11 @@ class Pictures:
     cut = 'validation' not in self.splits
     if split in self.splits and not (cut and split == 'train'):
       return self._own(split)
-    need(cut, f'{self._data.source} has no {split} split')
-    place = ('train', 'validation', 'test').index(split)
+    need(
+      cut and split in SPLITS,
+      f'{self._data.source} has no {split} split, but {", ".join(self.splits)}',
+    )
+    place = SPLITS.index(split)
     need(
       place < len(self._data.shares),
       f'data.parts {self._data.parts} leaves no test split of'

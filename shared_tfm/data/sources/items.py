@@ -9,7 +9,9 @@ class Item(NamedTuple):
   Attributes:
     texts: the one, or both.
     label: the number of the class, or a number; None: it is kept from us.
+    number: what its set calls it; None: by its place.
   """
 
   texts: tuple[str, ...]
   label: float | int | None
+  number: int | None = None

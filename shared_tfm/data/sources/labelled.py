@@ -16,6 +16,7 @@ from shared_tfm.data.sources.items import Item
 from shared_tfm.errors import need, unknown
 
 HELD_OUT = 10  # without a validation split, one of so many training items is
+INDEX = 'idx'  # the field of TFDS that says where GLUE has an item
 LABEL = 'label'  # the field of TFDS's labels, unless another is named
 
 
@@ -96,13 +97,20 @@ def _holding_out(
 ) -> Callable[[str], Sequence[Item]]:
   """Makes a validation split of every tenth training item."""
 
+  def cut(items: Sequence[Item], held_out: bool) -> Sequence[Item]:
+    rows = np.arange(len(items))
+    chosen = rows % HELD_OUT == HELD_OUT - 1
+    need(
+      bool(chosen.any()),
+      f'{len(items)} items to train on are too few to hold out every'
+      f' {HELD_OUT}th of them',
+    )
+    return _Part(items, rows[chosen == held_out])
+
   def split(name: str) -> Sequence[Item]:
     if name not in ('train', 'validation'):
       return read(name)
-    items = read('train')
-    rows = np.arange(len(items))
-    held_out = rows % HELD_OUT == HELD_OUT - 1
-    return _Part(items, rows[held_out == (name == 'validation')])
+    return cut(read('train'), name == 'validation')
 
   return split
 
@@ -149,6 +157,20 @@ def _tfds(
     if task == 'mnli' and split in ('validation', 'test'):
       split = f'{split}_matched'
     held = prepared.split(split)
+    for record in [held[0]] if len(held) else []:
+      for field in fields:
+        kind = type(record[field])
+        need(
+          kind is str,
+          f'data.text_field {field} of tfds:{name} holds {kind.__name__}, not'
+          ' text',
+        )
+      kind = type(record[labels[0]])
+      need(
+        kind is not str and np.ndim(record[labels[0]]) == 0,
+        f'data.target_field {labels[0]} of tfds:{name} holds {kind.__name__},'
+        ' and not a class or a number',
+      )
     return _Records(f'tfds:{name}', split, held, fields, label, classes)
 
   return classes, (
@@ -182,4 +204,5 @@ class _Records(Sequence[Item]):
       f'record {index} of the {self.split} split of {self.name}: label {label}'
       f' is none of {len(self.classes)} classes',
     )
-    return Item(tuple(record[field] for field in self.fields), label)
+    texts = tuple(record[field] for field in self.fields)
+    return Item(texts, label, record.get(INDEX))
