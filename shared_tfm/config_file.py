@@ -27,8 +27,9 @@ def load(path: str, overrides: Sequence[str]) -> configs.Config:
   Raises:
     BadInput: the file is missing or no config, or a field or value is wrong.
   """
-  config = configs.complete(_from_file(path))
-  return configs.cross(_override(config, overrides))
+  given = _from_file(path)
+  config, named = _override(configs.complete(given), overrides)
+  return configs.cross(config, {*configs.given(given), *named})
 
 
 def _from_file(path: str) -> ml_collections.ConfigDict:
@@ -56,13 +57,18 @@ def _from_file(path: str) -> ml_collections.ConfigDict:
 
 def _override(
   config: ml_collections.ConfigDict, overrides: Sequence[str]
-) -> ml_collections.ConfigDict:
-  """Applies overrides; `config_flags` reads the values, by the field's type."""
-  argv = ['shared_tfm']
+) -> tuple[ml_collections.ConfigDict, list[str]]:
+  """Applies overrides; `config_flags` reads the values, by the field's type.
+
+  Returns:
+    The config, and the fields that were named.
+  """
+  argv, named = ['shared_tfm'], []
   for word in overrides:
     match = OVERRIDE.fullmatch(word)
     if match:
       field = _field(config, match[1])
+      named.append(field)
       word = word.replace(match[1], field, 1)
     argv.append(word)
   values = flags.FlagValues()
@@ -74,7 +80,7 @@ def _override(
   except (flags.Error, TypeError, ValueError) as error:
     raise BadInput(str(error).split('\n')[0]) from None
   need(not left, f'what is {" ".join(left)!r}? A flag starts with --')
-  return values['config'].value
+  return values['config'].value, named
 
 
 def _field(config: ml_collections.ConfigDict, path: str) -> str:

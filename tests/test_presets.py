@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shared_tfm import accounting, tasks
+from shared_tfm import accounting, config_file, tasks
 from shared_tfm import config as configs
 from shared_tfm.errors import BadInput
 from shared_tfm.report import gallery
@@ -181,6 +181,33 @@ def test_a_preset_lies_under_the_fields_of_a_config():
   assert config.model.sharing.norm == 'all'
   assert config.model.sharing.layer == 'recurrent:1/2x2/1'
   assert config.model.depth.rule == 'random'
+
+
+def test_what_is_given_stands_even_where_it_is_the_default(tmp_path):
+  path = tmp_path / 'config.py'
+  path.write_text(
+    'import ml_collections\n'
+    'def get_config():\n'
+    '  model = {"num_layers": 6, "norm": "layernorm"}\n'
+    '  return ml_collections.ConfigDict('
+    '{"preset": "huginn:1,2,1", "model": model})\n'
+  )
+  plain = config_file.load(str(path), [])
+  assert (plain.model.norm_position, plain.model.depth.rule) == (
+    'sandwich',
+    'random',
+  )
+  flags = ['--config.model.norm_position=pre', '--noconfig.model.depth.norm']
+  config = config_file.load(str(path), flags)
+  assert config.model.norm_position == 'pre'
+  assert not config.model.depth.norm and plain.model.depth.norm
+  assert config.model.sharing == plain.model.sharing
+  fields = {'num_layers': 6, 'norm_position': 'pre'}
+  made = configs.cross({'preset': 'huginn:1,2,1', 'model': fields})
+  assert made.model.norm_position == 'pre'
+  whole = configs.default()
+  whole.preset = 'huginn:1,2,1'
+  assert configs.cross(whole).model.norm_position == 'sandwich'
 
 
 def test_a_preset_is_dissolved():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 import ml_collections
@@ -68,11 +68,14 @@ def _typed(name: str, value: Any, kind: type) -> Any:
   return value
 
 
-def cross(config: Fields | Config) -> Config:
+def cross(config: Fields | Config, own: Collection[str] = ()) -> Config:
   """Turns a ConfigDict into the frozen Config, checking every value.
 
   Args:
     config: what `complete` accepts; a Config is returned as it is.
+    own: fields, with dots, that were given though they may have their default,
+      so that no preset changes them. Of a config that has not all fields, those
+      it has are known to be; of another, those that have not their default.
 
   Raises:
     BadInput: a field that is unknown or mistyped, or a value that breaks a
@@ -80,7 +83,27 @@ def cross(config: Fields | Config) -> Config:
   """
   if isinstance(config, Config):
     return config
-  return checks.checked(preset.lay(_build(Config, complete(config))))
+  built = _build(Config, complete(config))
+  return checks.checked(preset.lay(built, {*own, *given(config)}))
+
+
+def given(config: Fields) -> set[str]:
+  """The fields that a user gave, with dots; see `cross`."""
+  found, every = _leaves(config), _leaves(default())
+  if found.keys() < every.keys():
+    return {name for name, value in found.items() if value is not None}
+  return {name for name, value in found.items() if value != every[name]}
+
+
+def _leaves(fields: Fields, prefix: str = '') -> dict[str, Any]:
+  leaves: dict[str, Any] = {}
+  for key, value in fields.items():
+    name = prefix + key
+    if hasattr(value, 'items'):
+      leaves |= _leaves(value, f'{name}.')
+    else:
+      leaves[name] = value
+  return leaves
 
 
 def scheme_name(scheme: str) -> str:

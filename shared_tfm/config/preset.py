@@ -1,17 +1,21 @@
 """Presets become fields of a config."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from shared_tfm.config.training import Config
 from shared_tfm.sharing import presets
 
 
-def lay(config: Config) -> Config:
+def lay(config: Config, own: Collection[str]) -> Config:
   """Lays the fields of a config's preset under its own.
 
-  A field that was changed keeps its value; what still has its default takes the
-  preset's. The config that comes out names no preset: it is what it says.
+  The config that comes out names no preset: it is what it says.
+
+  Args:
+    config: names the preset.
+    own: the fields that it was given, with dots: they keep their values.
 
   Raises:
     BadInput: the preset is not one, or does not fit the number of layers.
@@ -19,11 +23,10 @@ def lay(config: Config) -> Config:
   if not config.preset:
     return config
   given = presets.fields(config.preset, config.model.num_layers)
-  default, laid = Config(), dataclasses.replace(config, preset='')
+  laid = dataclasses.replace(config, preset='')
   for name, value in given.items():
-    path = name.split('.')
-    if _get(config, path) == _get(default, path):
-      laid = _set(laid, path, value)
+    if name not in own:
+      laid = _set(laid, name.split('.'), value)
   return laid
 
 
@@ -32,12 +35,6 @@ def put(config: Config, text: str) -> Config:
   for name, value in presets.fields(text, config.model.num_layers).items():
     config = _set(config, name.split('.'), value)
   return config
-
-
-def _get(fields: Any, path: list[str]) -> Any:
-  for name in path:
-    fields = getattr(fields, name)
-  return fields
 
 
 def _set(fields: Any, path: list[str], value: Any) -> Any:

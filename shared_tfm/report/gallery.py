@@ -17,8 +17,7 @@ What published systems share, each under a name of its own:
     python -m shared_tfm train   --config=configs/quickstart.py --config.preset=albert:2 --workdir=runs/albert
     python -m shared_tfm compare --config=configs/quickstart.py --sharing='none;@albert:2;@subformer' --workdir=runs/sweep
 
-A preset is laid under a config: a field that the config changes stays as it is
-(one that is set to its default counts as not changed).
+A preset is laid under a config: what its file or the command line says stays.
 With `compare`, where `@` stands before it, all its fields hold. The integers
 after the colon are its own; `num_layers` counts visits, so that a model looped
 four times over six layers has 24.
