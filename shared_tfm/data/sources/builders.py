@@ -1,5 +1,6 @@
 """Prepares a dataset that TFDS can build, once, for `records` to read."""
 
+import dataclasses
 import pathlib
 import tarfile
 import zipfile
@@ -17,7 +18,7 @@ def prepare(
 
   What is already prepared is left as it is. A file that the builder would
   download is taken from `manual_dir` where it lies there under the name that
-  TFDS has registered for it.
+  TFDS has registered for it, or else its address ends with.
 
   Args:
     name: as TFDS has it, such as 'mnist' or 'glue/mrpc'.
@@ -60,6 +61,7 @@ def prepare(
     raise BadInput(
       f'tfds:{name} cannot be built: {" ".join(said.split())}'
     ) from None
+  _name(builder)
   if trust:
     _trust(builder, pathlib.Path(manual_dir))
   given = tfds.download.DownloadConfig(
@@ -94,6 +96,14 @@ def prepare(
     ) from None
   records.open_tfds(name, path)  # as array_record, and not damaged
   return str(builder.data_dir)
+
+
+def _name(builder: Any) -> None:
+  """Names, in memory, the files that TFDS has registered without a name."""
+  for url, info in (builder.url_infos or {}).items():
+    if not info.filename:
+      named = dataclasses.replace(info, filename=url.rpartition('/')[2])
+      builder.url_infos[url] = named
 
 
 def _trust(builder: Any, folder: pathlib.Path) -> None:
