@@ -37,11 +37,11 @@ def get_config() -> ml_collections.ConfigDict:
     'weight_decay': 0.0,
   }
   config.train = {
-    'num_steps': 1_500,
+    'num_steps': 1_000,
     'batch_size': 16,
-    'eval_every': 300,
+    'eval_every': 250,
     'eval_batches': 16,
-    'checkpoint_every': 300,
+    'checkpoint_every': 250,
     'log_every': 50,
   }
   config.data = {

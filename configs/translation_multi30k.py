@@ -37,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     'weight_decay': 0.0,
   }
   config.train = {
-    'num_steps': 4_000,
+    'num_steps': 5_000,
     'batch_size': 24,
     'eval_every': 500,
     'eval_batches': 0,
