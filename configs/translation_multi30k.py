@@ -1,7 +1,8 @@
 """A small Transformer for Multi30k, English to German (1605.00459).
 
-Expected: not measured yet.
-Cost: not measured yet.
+Expected: 33.9 BLEU and 57.5 chrF on test_2016_flickr; see
+  experiments/translation.
+Cost: 37 minutes of one CPU core, and 4 for every scoring by beam search.
 Command: python -m shared_tfm train --config=configs/translation_multi30k.py \
   --workdir=runs/translation_multi30k
 Then: python -m shared_tfm evaluate --workdir=runs/translation_multi30k \
