@@ -1,7 +1,8 @@
 """Subject lines for e-mails, by two layers run twice (1906.03497).
 
-Expected: not measured yet.
-Cost: not measured yet.
+Expected: a validation loss of 5.6, and subjects that do not depend on the
+  e-mail yet: ROUGE-1 below 0.01. See experiments/summarisation.
+Cost: 6 minutes on one CPU core, and 1.5 for every scoring by beam search.
 Command: python -m shared_tfm train --config=configs/summarisation_aeslc.py \
   --workdir=runs/summarisation_aeslc
 Then: python -m shared_tfm evaluate --workdir=runs/summarisation_aeslc \
