@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from shared_tfm import config, tasks
 from shared_tfm.data.sources import corpus
 from shared_tfm.errors import BadInput
-from shared_tfm.tasks.task import unigram_bits_per_byte
+from shared_tfm.tasks.tokens import unigram_bits_per_byte
 
 EOS, MASK = 256, 257
 LETTERS = string.ascii_letters + string.digits

@@ -12,7 +12,8 @@ from shared_tfm.data import Dataset, generators, tokenizers
 from shared_tfm.data.examples import Answers
 from shared_tfm.data.sources import corpus
 from shared_tfm.errors import need, unknown
-from shared_tfm.tasks.task import Shapes, Tokens
+from shared_tfm.tasks.task import Shapes
+from shared_tfm.tasks.tokens import Tokens
 
 EXAMPLES = {'train': 2**30, 'validation': 1024, 'test': 1024}
 

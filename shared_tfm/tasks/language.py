@@ -15,7 +15,8 @@ from shared_tfm.data.sources import corpus
 from shared_tfm.data.tokenizers import Tokenizer
 from shared_tfm.errors import need
 from shared_tfm.model import build
-from shared_tfm.tasks.task import Batch, Scores, Shapes, Sums, Tokens
+from shared_tfm.tasks.task import Batch, Scores, Shapes, Sums
+from shared_tfm.tasks.tokens import Tokens
 
 
 class LanguageModel(Tokens):

@@ -21,7 +21,8 @@ from shared_tfm.data.pipeline import NOBODY
 from shared_tfm.data.sources import pairs
 from shared_tfm.data.tokenizers import Tokenizer
 from shared_tfm.infer.beam import beam_search, until
-from shared_tfm.tasks.task import Scores, Shapes, Tokens
+from shared_tfm.tasks.task import Scores, Shapes
+from shared_tfm.tasks.tokens import Tokens
 
 EVEN = 8  # rows of a batch are a multiple of it, if train.batch_size is
 
