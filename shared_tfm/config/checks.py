@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from shared_tfm.config import fitting, loops, shapes, sides, tasks
+from shared_tfm.config import fitting, loops, parallel, shapes, sides, tasks
 from shared_tfm.config.choices import CHOICES
 from shared_tfm.config.fields import Model
 from shared_tfm.config.training import Config
@@ -22,6 +22,7 @@ _MAY_BE_ZERO = {
   'model.num_decoder_layers',
   'model.experts.num_ff',
   'model.experts.num_attention',
+  'mesh.data',
   'optimizer.warmup_steps',
   'train.eval_batches',
   'train.score_every',
@@ -88,6 +89,7 @@ def checked(config: Config) -> Config:
   _check_model(config.model)
   _check_training(config)
   _check_adapting(config)
+  parallel.check(config)
   return config
 
 

@@ -55,6 +55,7 @@ CHOICES = {
   ),
   'model.depth.router_function': ('softmax', 'sigmoid'),
   'model.depth.balance': ('loss', 'bias', 'none'),
+  'mesh.step': ('auto', 'jit', 'shard_map'),
   'model.tables': ('fixed', 'state'),
   'adapt.method': (
     'none',

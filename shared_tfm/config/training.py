@@ -44,6 +44,21 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+  """How many ways work is cut; the product is the number of devices.
+
+  See train/mesh.py. All 1, a run takes one device, however many there are.
+  """
+
+  data: int = 1  # copies of the network, each with its share of a batch; 0:
+  # as many as the other axes leave devices for
+  fsdp: int = 1  # so too, and stored weights and optimizer state are cut
+  tensor: int = 1  # heads, neurons and vocabulary are cut
+  sequence: int = 1  # positions are cut
+  step: str = 'auto'  # jit: by the compiler; shard_map: one gather a weight
+
+
+@dataclasses.dataclass(frozen=True)
 class Adapt:
   """Tables that change during training; they start as the specs say.
 
@@ -135,6 +150,7 @@ class Config:
   model: Model = dataclasses.field(default_factory=Model)
   optimizer: Optimizer = Optimizer()
   train: Train = Train()
+  mesh: Mesh = Mesh()
   adapt: Adapt = Adapt()
   data: Data = Data()
   task: Task = Task()

@@ -13,6 +13,7 @@ recomputed, and a copy of it per layer would undo what sharing saves.
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,11 @@ class Carry(flax.struct.PyTreeNode):
   observed: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
+# The logical axes of the residual stream. What cuts a batch cuts it everywhere:
+# else the compiler may rather move it than the weights, which are smaller.
+STREAM = ('batch', 'length', None)
+
+
 def visit(
   layer: Layer,
   leaves: Layout,
@@ -149,7 +155,7 @@ def visit(
     for name, buffer in carry.observed.items()
   }
   carry = Carry(
-    x_BLD,
+    nn.with_logical_constraint(x_BLD, STREAM),
     _kept(carry.kv, this.kv, left.kv),
     _kept(carry.map, this.map, left.map),
     _kept(carry.past, this.past, left.kv),

@@ -87,7 +87,7 @@ def train(
   with interruption() as stop, jax.transfer_guard('disallow'):
     for step in range(start + 1, t.num_steps + 1):
       read = next(data)
-      batch = jax.device_put(read)
+      batch = compiled.put(read)
       state, metrics = step_program(state, batch)
       meter.add(metrics, compiled.task.tokens(read))
       bar.update(1)

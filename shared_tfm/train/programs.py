@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
+from shared_tfm.train import mesh as meshes
 from shared_tfm.train import step as steps
 from shared_tfm.train import visits
 
@@ -62,37 +63,66 @@ class Programs:
     self.task = tasks.make(config)
 
   @functools.cached_property
+  def mesh(self) -> jax.sharding.Mesh:
+    """The devices."""
+    return meshes.make(self.config)
+
+  @functools.cached_property
   def shapes(self) -> Any:
     """The state's shapes, dtypes and shardings."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(
-      lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here),
+    return _placed(
       jax.eval_shape(functools.partial(steps.initial, self.config), _SEED),
+      steps.shardings(self.config, self.mesh),
     )
 
   @functools.cached_property
   def init(self) -> Any:
     """(seed) -> state."""
     init = functools.partial(steps.initial, self.config)
-    return jax.jit(init).lower(_SEED).compile()
+    where = steps.shardings(self.config, self.mesh)
+    return jax.jit(init, out_shardings=where).lower(_SEED).compile()
 
   @functools.cached_property
   def train(self) -> Any:
     """(state, batch) -> (state, metrics); the state is donated."""
-    step = steps.train_step(self.config)
-    return Shaped(step, self.shapes, self.task.batches(), donate_argnums=0)
+    where = jax.tree.map(lambda shape: shape.sharding, self.shapes)
+    return self._shaped(
+      steps.train_step(self.config),
+      trains=True,
+      donate_argnums=0,
+      out_shardings=(where, self._whole),
+    )
 
   @functools.cached_property
   def evaluate(self) -> Any:
     """(state, batch) -> sums, and what was said of each row."""
     step = steps.eval_step(self.config)
-    return Shaped(step, self.shapes, self.task.batches())
+    return self._shaped(step, out_shardings=self._whole)
 
   @functools.cached_property
   def cosines(self) -> Any:
     """(state, batch) -> cosines between visits' gradients, by component."""
     measure = visits.visit_cosines(self.config)
-    return Shaped(measure, self.shapes, self.task.batches())
+    return self._shaped(measure, out_shardings=self._whole)
+
+  @property
+  def _whole(self) -> jax.sharding.NamedSharding:
+    """Where everything is on every device."""
+    return jax.NamedSharding(self.mesh, jax.P())
+
+  def _shaped(
+    self, function: Any, trains: bool = False, **options: Any
+  ) -> Shaped:
+    batches = [
+      _placed(batch, meshes.of_batch(batch, self.mesh))
+      for batch in self.task.batches()
+    ]
+    with meshes.stream(self.config, self.mesh, trains):
+      return Shaped(function, self.shapes, batches, **options)
+
+  def put(self, batch: Mapping[str, Any]) -> Any:
+    """A batch, on the devices."""
+    return jax.device_put(dict(batch), meshes.of_batch(batch, self.mesh))
 
   @property
   def peak_bytes(self) -> int:
@@ -105,6 +135,14 @@ class Programs:
       + memory.temp_size_in_bytes
       for memory in found
     )
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+  return jax.tree.map(
+    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+    shapes,
+    shardings,
+  )
 
 
 _SEED = jax.ShapeDtypeStruct((), jnp.uint32)
@@ -132,7 +170,7 @@ def evaluate(
   task, totals = compiled.task, collections.defaultdict[str, float](float)
   pending, rows = [], []
   for batch in dataset.evaluation(split, batches):
-    pending.append(compiled.evaluate(state, jax.device_put(batch)))
+    pending.append(compiled.evaluate(state, compiled.put(batch)))
     rows.append(batch.get('row'))
     for name, value in task.count(batch, dataset).items():
       totals[name] += value

@@ -4,7 +4,8 @@ What a batch holds, and what its loss is, is the task's business: see
 tasks/task.py.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,11 +13,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.model import Transformer, build
 from shared_tfm.tasks import Task
+from shared_tfm.train import mesh as meshes
 from shared_tfm.train import optimizer
 
 Batch = dict[str, jax.Array]
@@ -44,16 +47,20 @@ class State(flax.struct.PyTreeNode):
   key: jax.Array
 
 
-def initial(config: Config, seed: jax.Array) -> State:
-  """A fresh state. `seed` is an integer scalar, and the only randomness."""
-  init_key, key = jax.random.split(jax.random.key(seed))
+def boxed(config: Config, key: jax.Array) -> Any:
+  """The model's variables, in boxes with the logical names of their axes."""
   read = {
     name: jnp.zeros((1, *shape.shape[1:]), shape.dtype)
     for name, shape in tasks.make(config).batches()[0].items()
     if not name.endswith('mask')
   }
-  model = build(config)
-  variables = nn.unbox(model.init(init_key, **tasks.arguments(read)))
+  return build(config).init(key, **tasks.arguments(read))
+
+
+def initial(config: Config, seed: jax.Array) -> State:
+  """A fresh state. `seed` is an integer scalar, and the only randomness."""
+  init_key, key = jax.random.split(jax.random.key(seed))
+  variables = nn.unbox(boxed(config, init_key))
   params = variables.pop('params')
   return State(
     step=jnp.zeros((), jnp.int32),
@@ -65,6 +72,19 @@ def initial(config: Config, seed: jax.Array) -> State:
   )
 
 
+def shardings(config: Config, mesh: jax.sharding.Mesh) -> State:
+  """Where each part of a state lives."""
+  init = functools.partial(boxed, config)
+  params = jax.eval_shape(init, jax.random.key(0))['params']
+  where = meshes.of_params(params, mesh)
+  state = jax.eval_shape(functools.partial(initial, config), jnp.uint32(0))
+  whole = NamedSharding(mesh, PartitionSpec())
+  return jax.tree.map(lambda _: whole, state).replace(
+    params=where,
+    opt_state=meshes.of_moments(state.opt_state, state.params, where),
+  )
+
+
 def train_step(config: Config) -> Callable[[State, Batch], Any]:
   """The training step: (state, batch) -> (state, metrics), pure.
 
@@ -73,8 +93,11 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   of the mean gradient before clipping, what the model measures ('loops') and
   the further terms of its loss ('router_loss').
   """
-  model = build(config, train=True)
-  measured = losses(tasks.make(config))
+  model, mesh = build(config, train=True), meshes.make(config)
+  by_shard = meshes.shard_maps(config, mesh)
+  shards = meshes.SHARDS if by_shard else ()
+  count = meshes.count(mesh) if by_shard else 1
+  measured = losses(tasks.make(config), shards)
   update_rule = optimizer.make(config)
   rate = optimizer.schedule(config)
 
@@ -86,12 +109,18 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
       mutable=list(variables),
       method=measured,
     )
-    return total / batch['weights'].size, (sums, seen, variables)
+    size = batch['weights'].size * count  # of all shards
+    return total / size, (sums, seen, variables)
+
+  gradient = jax.grad(loss, has_aux=True)
+  if by_shard:
+    where = shardings(config, mesh).params
+    gradient = meshes.sharded(gradient, mesh, where)
 
   def micro(state: State, indexed: tuple[jax.Array, Batch]) -> Any:
     index, batch = indexed
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    grads, (sums, seen, variables) = jax.grad(loss, has_aux=True)(
+    grads, (sums, seen, variables) = gradient(
       state.params, state.variables, batch, jax.random.fold_in(key, index)
     )
     weight = sums['weight'] / batch['weights'].size
@@ -116,10 +145,10 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
     return state, (sums, {**seen, 'grad_norm': norm / weight})
 
   def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-    count = config.train.accumulate
+    parts = config.train.accumulate
     learning_rate = jnp.asarray(rate(state.step), jnp.float32)
     state, (sums, seen) = jax.lax.scan(
-      micro, state, (jnp.arange(count), _split(batch, count))
+      micro, state, (jnp.arange(parts), _split(batch, parts, mesh))
     )
     metrics = {
       'loss': jnp.sum(sums['loss']) / jnp.sum(sums['weight']),
@@ -141,14 +170,14 @@ def eval_step(config: Config) -> Callable[[State, Batch], Any]:
     A function; its result is a pair of sums over the batch, and of what the
     model said of each row.
   """
-  model = build(config)
+  model, mesh = build(config), meshes.make(config)
   observe = tasks.make(config).observe
 
   def step(state: State, batch: Batch) -> Any:
     variables = {'params': state.params, **state.variables}
     sums, said = jax.lax.map(
       lambda part: model.apply(variables, part, method=observe),
-      _split(batch, config.train.accumulate),
+      _split(batch, config.train.accumulate, mesh),
     )
     return (
       jax.tree.map(lambda a: jnp.sum(a, axis=0), sums),
@@ -158,18 +187,23 @@ def eval_step(config: Config) -> Callable[[State, Batch], Any]:
   return step
 
 
-def _split(batch: Batch, count: int) -> Batch:
-  """Its rows as `count` micro-batches."""
-  return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
+def _split(batch: Batch, count: int, mesh: jax.sharding.Mesh) -> Batch:
+  """Its rows as `count` micro-batches, each cut over the mesh."""
+  parts = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
+  where = meshes.of_batch(parts, mesh, lead=1)
+  return jax.lax.with_sharding_constraint(parts, where)
 
 
-def losses(task: Task) -> Callable[[Transformer, Batch], Any]:
+def losses(
+  task: Task, shards: Sequence[str] = ()
+) -> Callable[[Transformer, Batch], Any]:
   """(bound model, batch) -> (total, sums, seen).
 
   The total is what the gradient is of, a sum over targets and exits; the sums
   are the targets' own, at the last exit; what was seen is worth logging. The
   model's and the task's further losses are means, and weigh in the total as
-  much as all targets together.
+  much as all targets together: in a batch that is one of several shards, along
+  these axes of the mesh, as much as its part of all of them.
   """
 
   def measured(
@@ -185,7 +219,8 @@ def losses(task: Task) -> Callable[[Transformer, Batch], Any]:
         total += jnp.sum(each * outputs.weight_XBL[i])
     count = jnp.sum(batch['weights'])
     further = {**outputs.losses, **further}
-    total += sum(further.values()) * count
+    part = jax.lax.pmean(count, shards) if shards else count
+    total += sum(further.values()) * part
     sums = {'loss': jnp.sum(each), 'weight': count}
     seen = {f'{name}_loss': term for name, term in further.items()}
     return total, sums, {**outputs.metrics, **seen}

@@ -1,0 +1,60 @@
+"""What a mesh of devices asks of a config, before any device is looked at."""
+
+from shared_tfm.config.training import Config
+from shared_tfm.errors import need
+
+# Rules of depth whose loss and loops are those of every sequence by itself.
+_OF_SEQUENCES = ('fixed', 'exits', 'two_level')
+
+
+def check(config: Config) -> None:
+  """Checks what is cut against the numbers of ways it is cut.
+
+  Raises:
+    BadInput: a size that a mesh axis does not divide, or a step by shard_map of
+      a model that looks at its whole batch.
+  """
+  model, mesh = config.model, config.mesh
+  reason = whole_batch(config)
+  need(
+    mesh.step != 'shard_map' or not reason,
+    f"mesh.step 'shard_map' gives every device its own sequences, but"
+    f" {reason} looks at the whole batch: take 'auto' or 'jit'",
+  )
+  for name, size in (
+    ('num_heads', model.num_heads),
+    ('num_kv_heads', model.num_kv_heads),
+  ):
+    need(
+      size % mesh.tensor == 0,
+      f'mesh.tensor must divide model.{name} {size}, got {mesh.tensor}',
+    )
+  need(
+    mesh.sequence == 1 or model.family != 'vision',
+    f'mesh.sequence cuts text, got {mesh.sequence} and model.family vision',
+  )
+  for length in {config.data.seq_len, *config.data.lengths}:
+    need(
+      length % mesh.sequence == 0,
+      f'mesh.sequence must divide every length of data.seq_len, source_len and'
+      f' buckets, got {mesh.sequence} and {length}',
+    )
+
+
+def whole_batch(config: Config) -> str:
+  """The field by which a training step is more than a sum over sequences.
+
+  Empty where there is none: then devices need only add up their gradients.
+  """
+  model = config.model
+  if model.norm == 'batchnorm':
+    return 'model.norm batchnorm'
+  if model.depth.rule not in _OF_SEQUENCES:
+    return f'model.depth.rule {model.depth.rule}'
+  if model.depth.start == 'normal':
+    return 'model.depth.start normal'
+  if model.experts.style == 'sut' and (
+    model.experts.num_ff or model.experts.num_attention
+  ):
+    return 'model.experts.style sut'
+  return ''

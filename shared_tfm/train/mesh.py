@@ -1,0 +1,269 @@
+"""Devices as a mesh, where every array lives on it, and the gradient there.
+
+The axes: 'data' and 'fsdp' cut a batch, 'fsdp' and 'tensor' cut weights, and
+'sequence' cuts positions. Nothing but `RULES` says which axis of a weight is
+cut by which axis of the mesh.
+
+A step by jit leaves all communication to the compiler, which adds up a shared
+weight's gradient once per visit, inside the loop over depth. A step by
+shard_map gives every device along 'data' and 'fsdp' its own sequences, gathers
+each stored weight once before the loop, and reduces its gradient once after it,
+however many layers use it; 'tensor' and 'sequence' are the compiler's.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from shared_tfm.config import Config
+from shared_tfm.config import Mesh as Cuts
+from shared_tfm.config.parallel import whole_batch
+from shared_tfm.errors import need
+
+AXES = ('data', 'fsdp', 'tensor', 'sequence')
+SHARDS = ('data', 'fsdp')  # the axes that cut a batch
+
+# Of each logical axis of a weight, the mesh axis that cuts it. Where two axes
+# of a weight would be cut by one, the first is; where a size cannot be divided,
+# it stays whole. What is not here stays whole, such as the rows of a bank.
+RULES = {
+  'embed': 'fsdp',
+  'expert': 'tensor',
+  'heads': 'tensor',
+  'kv_heads': 'tensor',
+  'mlp': 'tensor',
+  'vocab': 'tensor',
+}
+
+# So too of what a network computes; see model/visit.py.
+STREAM = {'batch': SHARDS, 'length': 'sequence'}
+
+Gradient = Callable[..., Any]
+
+
+def make(
+  config: Config, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """The mesh of a config.
+
+  Args:
+    config: as `config.cross` returns it.
+    devices: to take, all of them; None for those there are, of which one will
+      do where the config asks for no more.
+
+  Raises:
+    BadInput: there are more devices or fewer, or a batch cannot be cut.
+  """
+  cuts, train = config.mesh, config.train
+  if devices is None:
+    devices = jax.devices()
+    if _sizes(cuts, 1) == (1, 1, 1, 1) and jax.process_count() == 1:
+      devices = devices[:1]
+  sizes = _sizes(cuts, len(devices))
+  product = ' x '.join(
+    f'{n} {axis}' for n, axis in zip(sizes, AXES, strict=True)
+  )
+  need(
+    math.prod(sizes) == len(devices),
+    f'the mesh must take all devices: {product} = {math.prod(sizes)}, and there'
+    f' are {len(devices)}',
+  )
+  shards, rows = math.prod(sizes[:2]), train.batch_size // train.accumulate
+  need(
+    rows % shards == 0,
+    f'mesh.data {sizes[0]} x mesh.fsdp {sizes[1]} = {shards} shards must each'
+    f' get as many sequences of a batch of {train.batch_size}'
+    + f' in {train.accumulate} parts'
+    * (train.accumulate > 1),
+  )
+  kinds = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(sizes, AXES, kinds, devices=devices)
+
+
+def _sizes(cuts: Cuts, devices: int) -> tuple[int, ...]:
+  others = cuts.fsdp * cuts.tensor * cuts.sequence
+  data = cuts.data or max(devices // others, 1)
+  return data, cuts.fsdp, cuts.tensor, cuts.sequence
+
+
+def shard_maps(config: Config, mesh: jax.sharding.Mesh) -> bool:
+  """Whether the training step is by shard_map."""
+  if config.mesh.step == 'auto':
+    several = count(mesh) > 1 and not whole_batch(config)
+    return several and min(mesh.shape['tensor'], mesh.shape['sequence']) == 1
+  return config.mesh.step == 'shard_map'
+
+
+def count(mesh: jax.sharding.Mesh) -> int:
+  """How many shards a batch is cut into."""
+  return math.prod(mesh.shape[axis] for axis in SHARDS)
+
+
+def spec(
+  names: Sequence[str | None],
+  shape: Sequence[int],
+  mesh: jax.sharding.Mesh,
+) -> PartitionSpec:
+  """How a weight with these logical axes is cut; see `RULES`."""
+  cut: list[str | None] = []
+  for name, size in zip(names, shape, strict=True):
+    axis = RULES.get(name or '')
+    ways = mesh.shape[axis] if axis and axis not in cut else 1
+    cut.append(axis if ways > 1 and size % ways == 0 else None)
+  return PartitionSpec(*cut)
+
+
+def stream(config: Config, mesh: jax.sharding.Mesh, trains: bool) -> Any:
+  """The context in which a step is traced, so that its activations are cut."""
+  rules: dict[str, Any] = dict(STREAM)
+  if trains and shard_maps(config, mesh):
+    rules['batch'] = ()  # every shard has its own already
+  stack = contextlib.ExitStack()
+  stack.enter_context(jax.set_mesh(mesh))
+  stack.enter_context(nn.logical_axis_rules(list(rules.items())))
+  return stack
+
+
+def of_params(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
+  """The shardings of parameters in boxes with the names of their axes."""
+
+  def sharding(leaf: Any) -> NamedSharding:
+    if not isinstance(leaf, nn.LogicallyPartitioned):
+      return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, spec(leaf.names, leaf.value.shape, mesh))
+
+  return jax.tree.map(
+    sharding, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+  )
+
+
+def of_moments(state: Any, params: Any, shardings: Any) -> Any:
+  """The shardings of an optimizer's state.
+
+  What it keeps in a parameter's place and shape lives where that does; all else
+  is whole everywhere.
+
+  Args:
+    state: the optimizer's, abstract.
+    params: the parameters, abstract.
+    shardings: theirs.
+  """
+  known = {}
+  for (path, leaf), where in zip(
+    jax.tree_util.tree_leaves_with_path(params),
+    jax.tree.leaves(shardings),
+    strict=True,
+  ):
+    known[jax.tree_util.keystr(path), leaf.shape] = where
+  whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
+
+  def sharding(path: Any, leaf: Any) -> NamedSharding:
+    ends = (jax.tree_util.keystr(path[i:]) for i in range(len(path)))
+    found = (known.get((end, leaf.shape)) for end in ends)
+    return next(filter(None, found), whole)
+
+  return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def of_batch(shapes: Any, mesh: jax.sharding.Mesh, lead: int = 0) -> Any:
+  """The shardings of a batch: its rows over SHARDS, its positions too.
+
+  Args:
+    shapes: arrays (B, ...); those of two axes are (B, L).
+    mesh: to cut for.
+    lead: how many axes stand before these, and stay whole.
+  """
+
+  def sharding(leaf: Any) -> NamedSharding:
+    cut: list[Any] = [*(None,) * lead, SHARDS]
+    if (
+      leaf.ndim - lead == 2
+      and leaf.shape[lead + 1] % mesh.shape['sequence'] == 0
+    ):
+      cut.append('sequence')
+    return NamedSharding(mesh, PartitionSpec(*cut))
+
+  return jax.tree.map(sharding, shapes)
+
+
+def sharded(
+  gradient: Gradient, mesh: jax.sharding.Mesh, shardings: Any
+) -> Gradient:
+  """A gradient by shard_map: every shard's of its own sequences, added up.
+
+  Args:
+    gradient: (params, variables, batch, key) -> (gradients, (sums, means,
+      variables)), of a loss that is a sum over sequences. It is run on each
+      shard, and leaves the variables as they are.
+    mesh: to run on.
+    shardings: of the parameters.
+
+  Returns:
+    The same function of whole arrays; sums are added up, means averaged, and
+    every shard has another key.
+  """
+  cuts = jax.tree.map(lambda s: s.spec, shardings)
+  whole = jax.tree.map(lambda s: _without(s.spec), shardings)
+  stacked = jax.tree.map(lambda s: PartitionSpec(SHARDS, *s), whole)
+  rows = PartitionSpec(SHARDS)
+
+  def on_shard(params: Any, variables: Any, batch: Any, key: Any) -> Any:
+    key = jax.random.fold_in(key, jax.lax.axis_index(SHARDS))
+    grads, (sums, means, variables) = gradient(params, variables, batch, key)
+    seen = jax.lax.psum(sums, SHARDS), jax.lax.pmean(means, SHARDS), variables
+    return jax.tree.map(lambda g: g[None], grads), seen
+
+  # Three maps and not one: inside a map over some axes the compiler would make
+  # whole along the others whatever is gathered or scattered.
+  def whole_gradient(params: Any, variables: Any, batch: Any, key: Any) -> Any:
+    gathered = jax.shard_map(
+      lambda p: jax.tree.map(_gather, p, cuts),
+      mesh=mesh,
+      in_specs=(cuts,),
+      out_specs=whole,
+      check_vma=False,
+    )(params)
+    grads, seen = jax.shard_map(
+      on_shard,
+      mesh=mesh,
+      in_specs=(PartitionSpec(), PartitionSpec(), rows, PartitionSpec()),
+      out_specs=(rows, PartitionSpec()),
+      axis_names=set(SHARDS),
+      check_vma=False,
+    )(gathered, variables, batch, key)
+    grads = jax.shard_map(
+      lambda g: jax.tree.map(_scatter, g, cuts),
+      mesh=mesh,
+      in_specs=(stacked,),
+      out_specs=cuts,
+      check_vma=False,
+    )(grads)
+    return grads, seen
+
+  return whole_gradient
+
+
+def _without(spec: PartitionSpec) -> PartitionSpec:
+  """The same, whole along 'fsdp'."""
+  return PartitionSpec(*(None if axis == 'fsdp' else axis for axis in spec))
+
+
+def _gather(weight: jax.Array, cut: PartitionSpec) -> jax.Array:
+  if 'fsdp' not in cut:
+    return weight
+  return jax.lax.all_gather(weight, 'fsdp', axis=cut.index('fsdp'), tiled=True)
+
+
+def _scatter(grad: jax.Array, cut: PartitionSpec) -> jax.Array:
+  """One shard's gradient of a whole weight, to its part of everyone's sum."""
+  grad = grad[0]
+  if 'fsdp' not in cut:
+    return jax.lax.psum(grad, SHARDS)
+  axis = cut.index('fsdp')
+  part = jax.lax.psum_scatter(grad, 'fsdp', scatter_dimension=axis, tiled=True)
+  return jax.lax.psum(part, 'data')
