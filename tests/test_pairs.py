@@ -354,15 +354,17 @@ def test_evaluation_has_every_pair_exactly_once(tmp_path):
 def test_processes_share_every_batch(tmp_path):
   dataset = ready(made(tmp_path))
   shards = [ready(tmp_path, (i, 2)) for i in range(2)]
-  for read in (
-    lambda d: take(d.train(1), 20),
-    lambda d: list(d.evaluation('validation', 0)),
-  ):
-    whole, parts = read(dataset), [read(shard) for shard in shards]
-    for batch, one, other in zip(whole, *parts, strict=True):
-      together = {k: np.stack([one[k], other[k]], axis=1) for k in batch}
-      flat = {k: together[k].reshape(batch[k].shape) for k in batch}
-      assert_same([batch], [flat])
+  whole, parts = (
+    take(dataset.train(1), 20),
+    [take(d.train(1), 20) for d in shards],
+  )
+  for batch, one, other in zip(whole, *parts, strict=True):
+    together = {k: np.stack([one[k], other[k]], axis=1) for k in batch}
+    flat = {k: together[k].reshape(batch[k].shape) for k in batch}
+    assert_same([batch], [flat])
+  scored = [list(d.evaluation('validation', 0)) for d in (dataset, *shards)]
+  assert_same(scored[0], scored[1])
+  assert_same(scored[0], scored[2])
   with pytest.raises(BadInput, match='sequences cannot be shared by 5 proc'):
     ready(tmp_path, (0, 5), **{'train.batch_size': 10, 'data.buckets': '7'})
 

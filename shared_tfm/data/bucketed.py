@@ -87,14 +87,12 @@ class Bucketed(Dataset):
     return [plan[i] for i in random.permutation(len(plan))]
 
   def batch(self, elements: Sequence[Batch], chosen: np.ndarray) -> Batch:
-    """This process's share of a batch of the chosen examples."""
-    mine = chosen[self.process_index :: self.process_count]
-    rows = [elements[i] for i in mine if i != NOBODY]
-    some = rows[0] if rows else elements[chosen[0]]  # the first is somebody
-    blank = {k: np.zeros_like(v) for k, v in some.items()}
+    """A batch of the chosen examples."""
+    rows = [elements[i] for i in chosen if i != NOBODY]
+    blank = {k: np.zeros_like(v) for k, v in rows[0].items()}
     if 'row' in blank:
       blank['row'] = np.full_like(blank['row'], NOBODY)
-    rows += [blank] * (len(mine) - len(rows))
+    rows += [blank] * (len(chosen) - len(rows))
     return {key: np.stack([row[key] for row in rows]) for key in blank}
 
 
@@ -114,4 +112,6 @@ class _Batches:
 
   def __getitem__(self, index: int) -> Batch:
     epoch, place = divmod(int(index), self.size)
-    return self.dataset.batch(self.elements, self.epoch(epoch)[place])
+    chosen, data = self.epoch(epoch)[place], self.dataset
+    mine = chosen[data.process_index :: data.process_count]
+    return data.batch(self.elements, mine)

@@ -33,7 +33,8 @@ class Dataset:
     tokenizer: text to ids and back.
     elements: (split, seed) to the examples of that split, before any shuffle.
     batch_size: sequences in a batch, over all processes.
-    process_index: which process this is, and so which share of a batch it gets.
+    process_index: which process this is, and so which share of a training batch
+      it gets.
     process_count: how many processes there are.
   """
 
@@ -44,7 +45,7 @@ class Dataset:
   process_count: int
 
   def train(self, seed: int) -> grain.DatasetIterator:
-    """Training batches without end, shuffled anew in every epoch.
+    """This process's share of batches without end, shuffled in every epoch.
 
     Args:
       seed: of the shuffle, the masks and a generator's examples; 32 bits.
@@ -57,11 +58,14 @@ class Dataset:
     """
     need(seed < 2**32, f'train.seed must be below 2**32, got {seed}')
     elements = self.elements('train', seed)
+    # Shared out after the shuffle: however many processes there are, the batch
+    # of a step has the same examples. (The slice of all is one hop more from
+    # the seed, and so part of what every order measured so far depends on.)
     batches = (
-      elements[self.process_index :: self.process_count]
+      elements[:]
       .shuffle()
-      .repeat()
-      .batch(self._rows, drop_remainder=True)
+      .repeat()[self.process_index :: self.process_count]
+      .batch(self.batch_size // self.process_count, drop_remainder=True)
     )
     return iter(batches.to_iter_dataset(READ))
 
@@ -70,7 +74,7 @@ class Dataset:
     return self.evaluation('validation', batches)
 
   def evaluation(self, split: str, batches: int) -> Iterator[Batch]:
-    """Batches of a split, the same ones every time.
+    """Batches of a split, the same ones every time, whole in every process.
 
     Args:
       split: its name.
@@ -87,10 +91,10 @@ class Dataset:
       blank['row'] = np.full_like(blank['row'], NOBODY)
     whole = math.ceil(len(elements) / self.batch_size)
     for batch in range(min(batches or whole, whole)):
-      start = batch * self.batch_size + self.process_index * self._rows
+      start = batch * self.batch_size
       rows = [
         shuffled[row] if row < len(elements) else blank
-        for row in range(start, start + self._rows)
+        for row in range(start, start + self.batch_size)
       ]
       yield {key: np.stack([row[key] for row in rows]) for key in blank}
 
@@ -98,7 +102,3 @@ class Dataset:
     """Every example of a split, in its own order."""
     elements = self.elements(split, VALIDATION_SEED)
     return [elements[i] for i in range(len(elements))]
-
-  @property
-  def _rows(self) -> int:
-    return self.batch_size // self.process_count

@@ -40,9 +40,9 @@ class LanguageModel(Tokens):
     held_out = corpus.documents(data, 'validation')
     tokenizer = self.tokenizer(train, folder)
 
-    def cut(split: str, texts: Iterable[str], least: int) -> Chunks:
+    def cut(split: str, texts: Iterable[str]) -> Chunks:
       tokens = tokenizers.joined(texts, tokenizer)
-      needed = least * data.seq_len + self.ahead
+      needed = data.seq_len + self.ahead
       need(
         len(tokens) >= needed,
         f'the {split} split of {data.source} has {len(tokens)} tokens, but'
@@ -51,13 +51,13 @@ class LanguageModel(Tokens):
       return Chunks(tokens, data.seq_len, self.ahead)
 
     chunks = {
-      'train': cut('train', train, count),
-      'validation': cut('validation', held_out, 1),
+      'train': cut('train', train),
+      'validation': cut('validation', held_out),
     }
 
     def elements(split: str, seed: int) -> grain.MapDataset:
       if split not in chunks:
-        chunks[split] = cut(split, corpus.documents(data, split), 1)
+        chunks[split] = cut(split, corpus.documents(data, split))
       examples = grain.MapDataset.source(chunks[split]).seed(seed)
       return self._prepared(examples, tokenizer)
 
