@@ -39,6 +39,12 @@ def parser() -> Parser:
   for made in (described, trained, compared):
     made.add_argument('--config', required=True, help='a file in configs/')
   described.add_argument('--json', action='store_true')
+  trained.add_argument(
+    '--distributed', action='store_true', help='let JAX find the processes'
+  )
+  trained.add_argument('--coordinator', default='', metavar='HOST:PORT')
+  trained.add_argument('--num_processes', type=int, default=0)
+  trained.add_argument('--process_id', type=int, default=-1)
   evaluated, generated = verb(evaluate), verb(generate)
   for made in (trained, compared, evaluated, generated):
     made.add_argument('--workdir', required=True, type=Path)
@@ -94,12 +100,16 @@ def describe(args: Any, overrides: Sequence[str]) -> None:
 def train(args: Any, overrides: Sequence[str]) -> None:
   """Train, evaluate and checkpoint a config; resume in the same folder."""
   from shared_tfm.report import history
-  from shared_tfm.train import loop
+  from shared_tfm.train import hosts, loop
 
   config = config_file.load(args.config, overrides)
+  hosts.connect(
+    args.distributed, args.coordinator, args.num_processes, args.process_id
+  )
   result = loop.train(config, args.workdir)
-  history.draw(args.workdir)
-  print(json.dumps(result, indent=2))
+  if hosts.is_first():
+    history.draw(args.workdir)
+    print(json.dumps(result, indent=2))
 
 
 def compare(args: Any, overrides: Sequence[str]) -> None:

@@ -137,16 +137,16 @@ class Task(abc.ABC):
       split: of it.
     """
 
-  def tokens(self, batch: HostBatch) -> int:
+  def tokens(self, batch: Batch) -> jax.Array:
     """How many tokens a batch has, or patches; padding does not count.
 
     Of an encoder-decoder those of the target, as accounting counts them.
     """
     if 'mask' in batch:
-      return int(np.sum(batch['mask']))
+      return jnp.sum(batch['mask'], dtype=jnp.int32)
     if self.config.model.family == 'vision':
-      return len(batch['inputs']) * self.config.model.max_len
-    return batch['inputs'].size
+      return jnp.int32(len(batch['inputs']) * self.config.model.max_len)
+    return jnp.int32(batch['inputs'].size)
 
   def count(self, batch: HostBatch, dataset: Dataset) -> dict[str, float]:
     """Sums over a batch that need no model."""

@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from shared_tfm.errors import BadInput
+from shared_tfm.train.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class Checkpoints:
     """
     loss = loss if loss is not None and math.isfinite(loss) else None
     note: dict[str, Any] = {'data': data, 'loss': loss}
-    note['sha256'] = content_hash(state, note)
+    note['hash'] = content_hash(state, note)
     saved = self.manager.save(
       step,
       args=ocp.args.Composite(
@@ -137,7 +136,7 @@ class Checkpoints:
         ),
       )
     state, note = restored['state'], restored['note']
-    if note.pop('sha256') != content_hash(state, note):
+    if note.pop('hash') != content_hash(state, note):
       raise ValueError('its content is not what was saved')
     return state, note['data']
 
@@ -197,12 +196,6 @@ def _hushed() -> Iterator[None]:
 
 
 def content_hash(state: Any, note: dict[str, Any]) -> str:
-  """SHA-256 over every leaf's path, dtype, shape and bytes, and the note."""
+  """The state's fingerprint, and SHA-256 of the note."""
   digest = hashlib.sha256(json.dumps(note, sort_keys=True).encode())
-  leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(state))
-  for path, leaf in leaves:
-    array = np.asarray(leaf)
-    head = f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'
-    digest.update(head.encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
-  return digest.hexdigest()
+  return f'{fingerprint(state)} {digest.hexdigest()}'

@@ -45,6 +45,16 @@ class Log:
     self.events.close()
 
 
+class Unwritten:
+  """The log of a process that is not the first."""
+
+  def write(self, kind: str, step: int, metrics: Mapping[str, Any]) -> None:
+    """Writes nothing."""
+
+  def close(self) -> None:
+    """Has nothing to close."""
+
+
 def finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
   """Numbers as JSON can hold them: null for what is not finite."""
   return {

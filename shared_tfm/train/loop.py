@@ -1,5 +1,6 @@
 """One training run, from a config and a folder to trained weights."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from shared_tfm.config import Config
 from shared_tfm.data import Dataset
 from shared_tfm.errors import Interrupted
 from shared_tfm.tasks import prepare
-from shared_tfm.train import adapt, donor, frozen, runs
+from shared_tfm.train import adapt, donor, frozen, hosts, runs
+from shared_tfm.train import mesh as meshes
 from shared_tfm.train.checkpoint import Checkpoints
-from shared_tfm.train.log import Log
+from shared_tfm.train.log import Log, Unwritten
 from shared_tfm.train.programs import evaluate, programs
 from shared_tfm.train.step import State
 from shared_tfm.train.visits import mean_cosines
@@ -35,7 +37,8 @@ def train(
     bar: a progress bar to advance by one per step, where several runs share it.
 
   Returns:
-    The run's result, also in result.json. Losses are in nats per token.
+    The run's result, also in result.json; of several processes that of the
+    first. Losses are in nats per token.
 
   Raises:
     BadInput: the folder is another config's, the data cannot be used, or the
@@ -48,9 +51,11 @@ def train(
   # The data comes first: a run that has none leaves no folder behind.
   if not runs.check(workdir, config):
     donor.check(config)
-  dataset = dataset or prepare(config, workdir)
+  share = meshes.share(meshes.make(config))
+  dataset = dataset or hosts.in_turn(lambda: prepare(config, workdir, *share))
   data = dataset.train(t.seed)
-  runs.claim(workdir, config)
+  if hosts.is_first():
+    runs.claim(workdir, config)
 
   # Programs, and a state. The order is important: the newest good checkpoint
   # is taken where there is one, and only else a fresh state.
@@ -71,7 +76,7 @@ def train(
       state, taken = donor.start(config, state)
 
   # What is written down, and what is shown.
-  log = Log(workdir, start)
+  log = Log(workdir, start) if hosts.is_first() else Unwritten()
   if not restored and t.init_from:
     log.write('start', 0, taken)
   if not start and (tables := adapt.history(state)):
@@ -82,14 +87,15 @@ def train(
   bar.update(start)
   meter = Meter(tokens, unread)
   measured = scored = None
+  ending = False
 
   # The steps. Losses stay on the device until it is time to log.
   with interruption() as stop, jax.transfer_guard('disallow'):
     for step in range(start + 1, t.num_steps + 1):
       read = next(data)
-      batch = compiled.put(read)
+      batch = compiled.put_share(read)
       state, metrics = step_program(state, batch)
-      meter.add(metrics, compiled.task.tokens(read))
+      meter.add(metrics)
       bar.update(1)
       measured = scored = None
 
@@ -111,28 +117,28 @@ def train(
       if adapter.due(step):
         with meter.paused():
           state, changed = adapter.apply(state, batch, metrics)
+          state = jax.device_put(state, compiled.where)
         if changed:
           log.write('table', step, {'tables': adapt.history(state)})
 
       if due(step, t.eval_every, t.num_steps):
         with meter.paused():
           measured = evaluate(compiled, state, dataset, t.eval_batches)
-        shown = {**measured, **counts, 'tokens': meter.tokens}
+        shown = {**measured, **counts, 'tokens': meter.total()}
         log.write('validation', step, shown)
 
       if due(step, t.score_every, t.num_steps):
         with meter.paused(), jax.transfer_guard('allow'):
-          variables = {'params': state.params, **state.variables}
-          scored = compiled.task.score(variables, dataset, 'validation')
-        log.write('score', step, {**scored, 'tokens': meter.tokens})
+          scored = compiled.score(state, dataset, 'validation')
+        log.write('score', step, {**scored, 'tokens': meter.total()})
 
-      ending = bool(stop)  # asked once: what ends the loop is saved
+      ending = hosts.ending(step, stop)  # once: what ends the loop is saved
       if due(step, t.checkpoint_every, t.num_steps) or ending:
         with meter.paused():
           loss = measured['loss'] if measured else None
           position = {
             'data': data.get_state(),
-            'tokens': meter.tokens,
+            'tokens': meter.total(),
             'unread': meter.unread(),
             'adapt': adapter.get_state(),
           }
@@ -144,17 +150,18 @@ def train(
   # The end, or an early one.
   checkpoints.close()
   log.close()
-  cut = bool(stop) and step < t.num_steps
+  cut = ending and step < t.num_steps
   if cut or own:
     bar.close()  # what is said next gets a line of its own
   if cut:
-    raise Interrupted(stop[0], step)
+    raise Interrupted(stop[0] if stop else signal.SIGTERM, step)
   if measured is None:
     measured = evaluate(compiled, state, dataset, t.eval_batches)
   if scored is None:
-    variables = {'params': state.params, **state.variables}
-    scored = compiled.task.score(variables, dataset, 'validation')
+    scored = compiled.score(state, dataset, 'validation')
   measured |= scored
+  if not hosts.is_first():
+    return {}
   return runs.conclude(
     workdir,
     config,
@@ -179,7 +186,7 @@ def load(workdir: str | Path, which: str = 'best') -> tuple[Config, State]:
     BadInput: the folder is no run, or has no checkpoint that can be used.
   """
   workdir = Path(workdir)
-  config = runs.read_config(workdir)
+  config = meshes.that_fits(runs.read_config(workdir))
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS)
   state = checkpoints.load(which, programs(config).shapes)
   checkpoints.close()

@@ -12,6 +12,7 @@ however many layers use it; 'tensor' and 'sequence' are the compiler's.
 """
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -89,6 +90,31 @@ def _sizes(cuts: Cuts, devices: int) -> tuple[int, ...]:
   others = cuts.fsdp * cuts.tensor * cuts.sequence
   data = cuts.data or max(devices // others, 1)
   return data, cuts.fsdp, cuts.tensor, cuts.sequence
+
+
+def that_fits(config: Config) -> Config:
+  """The config, to run on one device where its mesh is for others than here."""
+  sizes = _sizes(config.mesh, jax.device_count())
+  if math.prod(sizes) == jax.device_count():
+    return config
+  return dataclasses.replace(config, mesh=Cuts())
+
+
+def share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
+  """Which part of every batch this process reads, and how many there are.
+
+  Processes among which a batch is not cut read the same part.
+  """
+  shards = count(mesh)
+  cut = NamedSharding(mesh, PartitionSpec(SHARDS))
+  parts = cut.addressable_devices_indices_map((shards,)).values()
+  mine = {part[0].indices(shards)[0] for part in parts if part}
+  need(
+    shards % len(mine) == 0 and min(mine) % len(mine) == 0,
+    f'each process must read one part of every batch, and this one has'
+    f' {len(mine)} of {shards} shards',
+  )
+  return min(mine) // len(mine), shards // len(mine)
 
 
 def shard_maps(config: Config, mesh: jax.sharding.Mesh) -> bool:

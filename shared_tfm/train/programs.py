@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
+from shared_tfm.train import hosts, visits
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train import step as steps
-from shared_tfm.train import visits
 
 
 def programs(config: Config) -> 'Programs':
@@ -72,25 +72,23 @@ class Programs:
     """The state's shapes, dtypes and shardings."""
     return _placed(
       jax.eval_shape(functools.partial(steps.initial, self.config), _SEED),
-      steps.shardings(self.config, self.mesh),
+      self.where,
     )
 
   @functools.cached_property
   def init(self) -> Any:
     """(seed) -> state."""
     init = functools.partial(steps.initial, self.config)
-    where = steps.shardings(self.config, self.mesh)
-    return jax.jit(init, out_shardings=where).lower(_SEED).compile()
+    return jax.jit(init, out_shardings=self.where).lower(_SEED).compile()
 
   @functools.cached_property
   def train(self) -> Any:
     """(state, batch) -> (state, metrics); the state is donated."""
-    where = jax.tree.map(lambda shape: shape.sharding, self.shapes)
     return self._shaped(
       steps.train_step(self.config),
       trains=True,
       donate_argnums=0,
-      out_shardings=(where, self._whole),
+      out_shardings=(self.where, self._whole),
     )
 
   @functools.cached_property
@@ -120,9 +118,46 @@ class Programs:
     with meshes.stream(self.config, self.mesh, trains):
       return Shaped(function, self.shapes, batches, **options)
 
+  @functools.cached_property
+  def where(self) -> Any:
+    """Where each part of a state lives."""
+    return steps.shardings(self.config, self.mesh)
+
   def put(self, batch: Mapping[str, Any]) -> Any:
-    """A batch, on the devices."""
-    return jax.device_put(dict(batch), meshes.of_batch(batch, self.mesh))
+    """A batch that every process has, on the devices."""
+    if not hosts.several():
+      return jax.device_put(dict(batch), meshes.of_batch(batch, self.mesh))
+
+    def cut(values: Any) -> jax.Array:
+      where = meshes.of_batch(values, self.mesh)
+      return jax.make_array_from_callback(
+        values.shape, where, lambda part: values[part]
+      )
+
+    with jax.transfer_guard('allow'):
+      return {name: cut(values) for name, values in batch.items()}
+
+  def put_share(self, batch: Mapping[str, Any]) -> Any:
+    """A batch of which this process has a share, on the devices."""
+    if not hosts.several():
+      return self.put(batch)
+    _, count = meshes.share(self.mesh)
+    with jax.transfer_guard('allow'):  # it is asked for, if not by device_put
+      return {
+        name: jax.make_array_from_process_local_data(
+          meshes.of_batch(values, self.mesh),
+          values,
+          (len(values) * count, *values.shape[1:]),
+        )
+        for name, values in batch.items()
+      }
+
+  def score(
+    self, state: steps.State, dataset: Dataset, split: str
+  ) -> dict[str, Any]:
+    """What the task scores by decoding; each process does so by itself."""
+    variables = {'params': state.params, **state.variables}
+    return self.task.score(hosts.here(variables), dataset, split)
 
   @property
   def peak_bytes(self) -> int:

@@ -89,15 +89,16 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   """The training step: (state, batch) -> (state, metrics), pure.
 
   Metrics: 'loss' per weighted target, at the last exit, 'learning_rate',
-  'skipped', and of the last micro-batch where there are several: 'grad_norm'
-  of the mean gradient before clipping, what the model measures ('loops') and
-  the further terms of its loss ('router_loss').
+  'skipped', 'tokens' of the batch, and of the last micro-batch where there are
+  several: 'grad_norm' of the mean gradient before clipping, what the model
+  measures ('loops') and the further terms of its loss ('router_loss').
   """
   model, mesh = build(config, train=True), meshes.make(config)
   by_shard = meshes.shard_maps(config, mesh)
   shards = meshes.SHARDS if by_shard else ()
   count = meshes.count(mesh) if by_shard else 1
-  measured = losses(tasks.make(config), shards)
+  task = tasks.make(config)
+  measured = losses(task, shards)
   update_rule = optimizer.make(config)
   rate = optimizer.schedule(config)
 
@@ -154,6 +155,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
       'loss': jnp.sum(sums['loss']) / jnp.sum(sums['weight']),
       **{name: values[-1] for name, values in seen.items()},
       'learning_rate': learning_rate,
+      'tokens': task.tokens(batch),
       'skipped': state.skipped,
     }
     return state.replace(step=state.step + 1), metrics

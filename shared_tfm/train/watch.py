@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import tqdm
 
+from shared_tfm.train import hosts
 from shared_tfm.train.step import Metrics
 
 
@@ -26,6 +27,7 @@ def progress(steps: int) -> tqdm.tqdm:
   return tqdm.tqdm(
     total=steps,
     unit='step',
+    disable=not hosts.is_first(),
     dynamic_ncols=watched,
     mininterval=0.5 if watched else 20,
   )
@@ -35,7 +37,7 @@ class Meter:
   """Means of metrics since they were last read, and the speed of training.
 
   Attributes:
-    tokens: how many have been trained on.
+    tokens: how many have been trained on, but for what is pending.
   """
 
   def __init__(self, tokens: int, unread: Sequence[dict[str, float]]):
@@ -46,14 +48,13 @@ class Meter:
       unread: what `unread` said when a run was saved that now goes on.
     """
     self.tokens = self.read_at = tokens
-    self.earlier = list(unread)
+    self.waiting = list(unread)
     self.pending: list[Metrics] = []
     self.clock = time.perf_counter()
 
-  def add(self, metrics: Metrics, tokens: int) -> None:
-    """Takes one step's metrics, without waiting for them, and its tokens."""
+  def add(self, metrics: Metrics) -> None:
+    """Takes one step's metrics, 'tokens' among them, without waiting."""
     self.pending.append(metrics)
-    self.tokens += tokens
 
   def read(self) -> dict[str, float]:
     """Waits for what is pending; the mean of each metric, and tokens/s.
@@ -63,7 +64,7 @@ class Meter:
     values = self.unread()
     now = time.perf_counter()
     speed = (self.tokens - self.read_at) / (now - self.clock)
-    self.earlier, self.pending, self.clock = [], [], now
+    self.waiting, self.clock = [], now
     self.read_at = self.tokens
     means = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
     for latest in ('learning_rate', 'skipped'):
@@ -72,11 +73,16 @@ class Meter:
 
   def unread(self) -> list[dict[str, float]]:
     """Waits for what is pending; every step's metrics since the last read."""
-    pending = jax.device_get(self.pending)
-    return self.earlier + [
-      {name: float(value) for name, value in metrics.items()}
-      for metrics in pending
-    ]
+    for metrics in jax.device_get(self.pending):
+      self.tokens += int(metrics.pop('tokens'))
+      self.waiting.append({k: float(value) for k, value in metrics.items()})
+    self.pending = []
+    return self.waiting
+
+  def total(self) -> int:
+    """Waits for what is pending; how many tokens have been trained on."""
+    self.unread()
+    return self.tokens
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
@@ -94,7 +100,10 @@ def interruption() -> Iterator[list[int]]:
   if threading.current_thread() is not threading.main_thread():
     yield caught  # only the main thread may ask for signals
     return
-  before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+  numbers = [signal.SIGINT]
+  if not hosts.several():  # among several, JAX passes SIGTERM on to all
+    numbers.append(signal.SIGTERM)
+  before = {number: signal.getsignal(number) for number in numbers}
 
   def catch(number: int, _: Any) -> None:
     caught.append(number)
