@@ -473,7 +473,7 @@ def _largest(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
 
 def load(name: str) -> Arrays:
   """The golden file of a peer."""
-  with np.load(GOLDEN / f'peers_{name}.npz') as file:
+  with np.load(GOLDEN / f'peers_{name}.npz', allow_pickle=False) as file:
     return dict(file)
 
 

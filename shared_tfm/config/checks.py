@@ -1,6 +1,7 @@
 """What the values of a config must obey, and what is derived from them."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,11 @@ from shared_tfm.config.fields import Model
 from shared_tfm.config.training import Config
 from shared_tfm.errors import need, unknown
 
+LARGEST = 2**63  # what a program's integers are below
+_BELOW = {  # what is listed has a bound of its own
+  'model.num_layers': 2**16,
+  'model.num_decoder_layers': 2**16,
+}
 _MAY_BE_ZERO = {
   'model.core_width',
   'model.core_ff',
@@ -64,6 +70,20 @@ _AT_MOST_ONE = {
   'adapt.least',
   'adapt.discount',
 }
+
+
+def check_sizes(config: Config) -> None:
+  """Checks what must hold before anything is made of a config's numbers.
+
+  Raises:
+    BadInput: a number that no model, key or memory is made for.
+  """
+  for name, value in _leaves(dataclasses.asdict(config)):
+    if type(value) is int:
+      most = _BELOW.get(name, LARGEST)
+      need(value < most, f'{name} must be below {most}, got {value}')
+    elif type(value) is float:
+      need(math.isfinite(value), f'{name} must be finite, got {value}')
 
 
 def checked(config: Config) -> Config:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import ml_collections
 
 from shared_tfm.config import checks, loops, preset
+from shared_tfm.config.checks import LARGEST
 from shared_tfm.config.fields import SHARING_FIELDS, Sharing
 from shared_tfm.config.training import Config
 from shared_tfm.errors import BadInput, need, unknown
@@ -35,6 +36,9 @@ def complete(partial: Fields) -> ml_collections.ConfigDict:
   Raises:
     BadInput: a field that does not exist or has another type.
   """
+  need(
+    hasattr(partial, 'items'), f'a config is a group of fields, got {partial!r}'
+  )
   config = default()
   _overlay(config, partial, '')
   return config
@@ -59,7 +63,7 @@ def _overlay(
 
 def _typed(name: str, value: Any, kind: type) -> Any:
   """`value` as `kind`, where that loses nothing."""
-  if kind is float and type(value) is int:
+  if kind is float and type(value) is int and abs(value) < LARGEST:
     return float(value)
   need(
     type(value) is kind,
@@ -84,6 +88,7 @@ def cross(config: Fields | Config, own: Collection[str] = ()) -> Config:
   if isinstance(config, Config):
     return config
   built = _build(Config, complete(config))
+  checks.check_sizes(built)
   return checks.checked(preset.lay(built, {*own, *given(config)}))
 
 

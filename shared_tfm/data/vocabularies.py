@@ -106,7 +106,7 @@ def _load(kind: str, path: pathlib.Path) -> list[str]:
       raise ValueError('not all are single characters')
     if kind == 'words' and pieces[:2] != [LINE, UNKNOWN]:
       raise ValueError('it does not start with the end of a line and <unk>')
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise BadInput(
       f'{path} is not a list of {kind} ({error!r}); delete it and it will be'
       ' made anew'

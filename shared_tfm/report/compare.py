@@ -13,7 +13,7 @@ from shared_tfm import accounting, files, tasks
 from shared_tfm import config as configs
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset, tokenizers
-from shared_tfm.errors import need
+from shared_tfm.errors import BadInput, need
 from shared_tfm.report import history, html, plots, results_file, tables
 from shared_tfm.tasks import prepare
 from shared_tfm.train import donor, log, runs
@@ -173,7 +173,12 @@ def _finished(
   path = run.folder / runs.RESULT
   if path.exists():
     bar.update(run.config.train.num_steps)
-    return json.loads(path.read_text())
+    try:
+      measured = json.loads(path.read_text())
+      need(isinstance(measured, dict), 'no object')
+      return measured
+    except (ValueError, RecursionError) as error:
+      raise BadInput(f'{path} is not a result: {error}') from None
   tokenizers.take_over(workdir, run.folder)
   return train(run.config, run.folder, dataset, bar)
 

@@ -25,6 +25,7 @@ from shared_tfm.sharing import table
 from shared_tfm.sharing.table import ROOT, Owners
 
 DIAGONAL = 'diagonal'
+MOST = 100  # levels of a sum
 Shape = tuple[int, ...]
 
 
@@ -131,7 +132,12 @@ def parse(text: str) -> Spec:
     )
     return Spec(same_as=part)
   terms, bar, units = given.partition('|')
-  levels = tuple(_level(term, text) for term in terms.split('+'))
+  given_levels = terms.split('+')
+  need(
+    len(given_levels) <= MOST,
+    f'a spec has at most {MOST} levels, got {len(given_levels)}',
+  )
+  levels = tuple(_level(term, text) for term in given_levels)
   need(
     sum(bool(level.templates) for level in levels) <= 1,
     f'one level at most may be soft, got {text!r}',

@@ -69,7 +69,10 @@ def read(workdir: Path) -> list[dict[str, Any]]:
   lines = []
   for text in path.read_text().splitlines() if path.exists() else []:
     try:
-      lines.append(json.loads(text))
-    except json.JSONDecodeError:
+      line = json.loads(text)
+      if not {'kind', 'step'} <= line.keys():
+        break
+    except (ValueError, AttributeError, RecursionError):
       break
+    lines.append(line)
   return lines

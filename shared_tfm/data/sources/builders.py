@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import tarfile
 import zipfile
 import zlib
@@ -43,6 +44,11 @@ def prepare(
   need(
     not manual_dir or pathlib.Path(manual_dir).is_dir(),
     f'manual_dir {manual_dir}: no such folder',
+  )
+  need(
+    bool(re.fullmatch(r'[^:]*(:[\d.*]+)?', name)),
+    f'{name} is no name of TFDS itself; TFDS would download the code of others'
+    ' and run it',
   )
   need(bool(manual_dir) or not trust, 'trust is for the files of a manual_dir')
   try:

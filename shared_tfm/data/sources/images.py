@@ -6,6 +6,7 @@ third of the parts is that.
 """
 
 import gzip
+import io
 import itertools
 import math
 import pathlib
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from shared_tfm.config import Data
-from shared_tfm.data.sources import records
+from shared_tfm.data.sources import records, texts
 from shared_tfm.errors import BadInput, need, unknown
 
 FIELDS = ('image', 'label')  # as TFDS names them in all its sets of this kind
@@ -142,7 +143,8 @@ def _idx(folder: str, name: str, rank: int) -> np.ndarray:
   try:
     content = path.read_bytes()
     if path == packed:
-      content = gzip.decompress(content)
+      stream = gzip.GzipFile(fileobj=io.BytesIO(content))
+      content = texts.unpacked(stream.read, len(content), path)
   except (OSError, EOFError, zlib.error) as error:
     raise BadInput(f'{path} cannot be read: {records.line(error)}') from None
   head = 4 + 4 * rank

@@ -112,10 +112,16 @@ def _aeslc(given: str, split: str) -> list[Pair]:
       names = sorted(
         n for n, match in found.items() if match and match[1] == part
       )
-      return [_email(name, archive.read(name)) for name in names]
+      return [_email(name, texts.of_member(archive, name)) for name in names]
   except OSError as error:
     raise BadInput(f'{path}: {error.strerror}') from None
-  except (EOFError, zipfile.BadZipFile, zlib.error) as error:
+  except (
+    EOFError,
+    NotImplementedError,  # packed in a way that is not known
+    RuntimeError,  # encrypted
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
     raise BadInput(f'{path} is not a whole zip file: {error}') from None
 
 

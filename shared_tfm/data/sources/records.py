@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from shared_tfm.data.sources import feature_classes
 from shared_tfm.errors import BadInput, need
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}  # Pillow's, by the number of channels
@@ -212,7 +213,7 @@ def told(name: str) -> Iterator[None]:
       f'tfds:{name} needs a package that is not installed: {line(error)}; for'
       ' TensorFlow, install the extra tf'
     ) from None
-  except (OSError, RuntimeError) as error:
+  except (OSError, RuntimeError) as error:  # JSON too deep is one, too
     raise BadInput(f'tfds:{name} cannot be read: {line(error)}') from None
 
 
@@ -223,6 +224,8 @@ def _builder(name: str, given: str) -> Any:
   from tensorflow_datasets.core import read_only_builder
 
   where = folder(given)
+  short = name.partition('/')[0].partition(':')[0]
+  feature_classes.check(where / short)
   try:
     return read_only_builder.builder_from_files(name, data_dir=where)
   except (json.JSONDecodeError, json_format.ParseError) as error:
@@ -232,7 +235,6 @@ def _builder(name: str, given: str) -> Any:
   except ValueError:  # not there, or not even a name
     pass
   known = tfds.list_builders(with_community_datasets=False)
-  short = name.partition('/')[0].partition(':')[0]
   if short in known:
     raise BadInput(
       f'tfds:{name} is not prepared under {where}: {_advice(name, given)}'

@@ -162,7 +162,7 @@ def _entries(path: pathlib.Path) -> Iterator[Entry]:
   """The questions of a file, its structure checked."""
   try:
     content = json.loads(File(path).read())
-  except json.JSONDecodeError as error:
+  except (json.JSONDecodeError, RecursionError) as error:
     raise BadInput(f'{path} is not JSON: {error}') from None
   for i, article in enumerate(_field(content, 'data', list, path, '')):
     at = f'data[{i}]'

@@ -3,9 +3,11 @@
 import dataclasses
 import gzip
 import hashlib
+import io
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Callable
 
 from shared_tfm.errors import BadInput, need
 
@@ -19,6 +21,11 @@ SPLIT_OF = {
   'validation': 'validation',
   'test': 'test',
 }
+
+
+# Text is seldom packed to less than a tenth; a small file that would fill the
+# memory is no text.
+EXPANDS, ALWAYS = 200, 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +80,46 @@ class File:
       raise BadInput(f'{self} cannot be read: {error}') from None
 
   def _bytes(self) -> bytes:
-    content = self.path.read_bytes() if not self.member else b''
     if self.member:
       with zipfile.ZipFile(self.path) as archive:
-        content = archive.read(self.member)
-    named = self.member or self.path.name
-    return gzip.decompress(content) if _zipped(named) else content
+        content = of_member(archive, self.member)
+        packed = archive.getinfo(self.member).compress_size
+    else:
+      content = self.path.read_bytes()
+      packed = len(content)
+    if not _zipped(self.member or self.path.name):
+      return content
+    return unpacked(
+      gzip.GzipFile(fileobj=io.BytesIO(content)).read, packed, self
+    )
+
+
+def of_member(archive: zipfile.ZipFile, name: str) -> bytes:
+  """The content of a zip file's member, read in memory; see `unpacked`."""
+  with archive.open(name) as stream:
+    packed = archive.getinfo(name).compress_size
+    return unpacked(stream.read, packed, f'{archive.filename}: {name}')
+
+
+def unpacked(read: Callable[[int], bytes], packed: int, what: object) -> bytes:
+  """What is behind a reader that unpacks.
+
+  Args:
+    read: gives at most so many of the next bytes; none at the end.
+    packed: their size as they are packed.
+    what: they are, in an error.
+
+  Raises:
+    BadInput: they are so many more than were packed that they are no data.
+  """
+  most, content = max(ALWAYS, EXPANDS * packed), io.BytesIO()
+  while part := read(1 << 20):
+    content.write(part)
+    need(
+      content.tell() <= most,
+      f'{what} is not read: {packed} bytes unpack to more than {most}',
+    )
+  return content.getvalue()
 
 
 def listed(root: pathlib.Path) -> list[File]:
