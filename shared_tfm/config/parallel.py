@@ -21,6 +21,11 @@ def check(config: Config) -> None:
     f"mesh.step 'shard_map' gives every device its own sequences, but"
     f" {reason} looks at the whole batch: take 'auto' or 'jit'",
   )
+  need(
+    mesh.step != 'shard_map' or min(mesh.tensor, mesh.sequence) == 1,
+    "mesh.step 'shard_map' can leave one axis to the compiler, tensor or"
+    f' sequence, got {mesh.tensor} and {mesh.sequence}',
+  )
   for name, size in (
     ('num_heads', model.num_heads),
     ('num_kv_heads', model.num_kv_heads),

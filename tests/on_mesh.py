@@ -1,0 +1,178 @@
+"""What a training step computes and sends on 8 virtual devices, as JSON.
+
+`python tests/on_mesh.py CASE`; test_mesh.py runs it and asserts. It is a
+process of its own because JAX fixes the number of devices when it starts.
+"""
+
+import json
+import os
+import sys
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from shared_tfm import config as configs
+from shared_tfm.train import programs, traffic
+
+DECODER = {
+  'num_layers': 4,
+  'd_model': 32,
+  'num_heads': 4,
+  'vocab_size': 128,
+  'max_len': 16,
+  'remat': 'full',
+}
+ENCODER = {**DECODER, 'family': 'encoder', 'type_vocab_size': 2}
+EXPERTS = {'num_ff': 4, 'top_k': 2, 'ff_width': 16}
+SHAPES = (
+  {'data': 8},
+  {'fsdp': 8},
+  {'data': 2, 'fsdp': 4},
+  {'data': 2, 'tensor': 4},
+  {'data': 2, 'fsdp': 2, 'tensor': 2},
+  {'data': 4, 'sequence': 2},
+  {'fsdp': 2, 'tensor': 2, 'sequence': 2},
+)
+SOME = ({'data': 4, 'fsdp': 2},)
+CASES = {
+  'none': ({'model': {**DECODER, 'sharing': {'layer': 'none'}}}, SHAPES),
+  'all': ({'model': {**DECODER, 'sharing': {'layer': 'all'}}}, SHAPES),
+  'cycle': (
+    {'model': {**DECODER, 'sharing': {'layer': 'cycle:2+none@2'}}},
+    SHAPES,
+  ),
+  'accumulated': (
+    {'model': {**DECODER, 'sharing': {'layer': 'all'}}, 'accumulate': 2},
+    SOME,
+  ),
+  'order': (
+    {
+      'model': {**ENCODER, 'sharing': {'layer': 'all'}},
+      'task': {'name': 'masked_lm', 'sentence_order': True},
+    },
+    SOME,
+  ),
+  'experts': (
+    {
+      'model': {
+        **DECODER,
+        'experts': EXPERTS,
+        'sharing': {'layer': 'cycle:2'},
+      }
+    },
+    SOME,
+  ),
+  'batchnorm': (
+    {
+      'model': {**DECODER, 'norm': 'batchnorm', 'sharing': {'layer': 'all'}},
+    },
+    SOME,
+  ),
+}
+
+
+def batch_of(task):
+  """Random tokens; a different number of them counts in every row."""
+  random, batch = np.random.default_rng(0), {}
+  for name, shape in task.batches()[0].items():
+    high = 2 if name in ('types', 'order', 'mask', 'weights') else 128
+    values = random.integers(0, high, shape.shape)
+    if name == 'mask':
+      values[:, :2] = 1
+    batch[name] = values.astype(shape.dtype)
+  return batch
+
+
+def measured(fields, mesh):
+  """Gradients, parameters after three steps, scores and collectives."""
+  fields = dict(fields)
+  train = {'batch_size': 16, 'num_steps': 3}
+  train['accumulate'] = fields.pop('accumulate', 1)
+  config = configs.cross(
+    {
+      **fields,
+      'train': train,
+      'mesh': mesh,
+      'optimizer': {'eps': 1e-2, 'learning_rate': 0.1, 'clip_norm': 1e9},
+    }
+  )
+  made = programs.Programs(config)
+  batch = made.put(batch_of(made.task))
+  state, losses = made.init(jnp.uint32(0)), []
+  for _ in range(3):
+    state, metrics = made.train(state, batch)
+    losses.append(float(metrics['loss']))
+    if len(losses) == 1:
+      moments = jax.device_get(optax.tree.get(state.opt_state, 'mu'))
+  sums, _ = made.evaluate(state, batch)
+  (step,) = made.train.compiled.values()
+  leaves = jax.tree.leaves(jax.tree.map(lambda s: s.sharding, made.shapes))
+  return {
+    'gradients': moments,
+    'params': jax.device_get(state.params),
+    'losses': losses,
+    'eval_loss': float(sums['loss']),
+    'tokens': int(metrics['tokens']),
+    'sent': traffic.collectives(step.as_text()),
+    'expected': expected(made),
+    'placed': jax.tree.leaves(jax.tree.map(lambda a: a.sharding, state))
+    == leaves,
+  }
+
+
+def expected(made):
+  """Bytes of one gather and one reduction of every stored parameter."""
+  data, fsdp = made.mesh.shape['data'], made.mesh.shape['fsdp']
+  total = 0.0
+  for leaf in jax.tree.leaves(made.shapes.params):
+    size = leaf.size * leaf.dtype.itemsize
+    if 'fsdp' in leaf.sharding.spec:
+      total += 2 * size * (fsdp - 1) / fsdp
+      total += 2 * size / fsdp * (data - 1) / data
+    else:
+      total += 2 * size * (data * fsdp - 1) / (data * fsdp)
+  return total
+
+
+def apart(left, right):
+  """The largest difference of two trees, over the largest value."""
+  pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+  most = max(float(np.abs(b).max()) for _, b in pairs)
+  return max(float(np.abs(a - b).max()) for a, b in pairs) / most
+
+
+def main(case):
+  """Every mesh of a case, both ways where there are two, against one device."""
+  fields, shapes = CASES[case]
+  alone, found = measured(fields, {}), []
+  for shape in shapes:
+    for step in ('jit', 'auto'):
+      here = measured(fields, {**shape, 'step': step})
+      sent = here['sent']
+      found.append(
+        {
+          'mesh': shape,
+          'step': step,
+          'gradients': apart(here['gradients'], alone['gradients']),
+          'params': apart(here['params'], alone['params']),
+          'losses': apart(here['losses'], alone['losses']),
+          'eval_loss': abs(here['eval_loss'] / alone['eval_loss'] - 1),
+          'tokens': [here['tokens'], alone['tokens']],
+          'placed': here['placed'],
+          'sent': sum(c.sent for c in sent),
+          'looped': sum(c.sent for c in sent if c.looped),
+          'expected': here['expected'],
+        }
+      )
+  print(json.dumps(found))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])
