@@ -372,6 +372,30 @@ def test_a_signal_in_the_last_step_finds_the_run_done(straight, text, tmp_path):
   assert_same_run(tmp_path, result, straight('dropout'))
 
 
+def test_a_signal_does_not_cut_the_last_save(
+  straight, text, tmp_path, monkeypatch
+):
+  close, sent = loop.Checkpoints.close, []
+
+  def late(checkpoints):
+    if not sent:
+      sent.append(signal.SIGTERM)
+      os.kill(os.getpid(), signal.SIGTERM)
+    close(checkpoints)
+
+  def fail(number, frame):
+    raise AssertionError('the signal was not held back')
+
+  before = signal.signal(signal.SIGTERM, fail)
+  try:
+    monkeypatch.setattr(loop.Checkpoints, 'close', late)
+    made = tiny(text, **VARIANTS['dropout'])
+    result = loop.train(made, tmp_path)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  assert_same_run(tmp_path, result, straight('dropout'))
+
+
 @pytest.fixture
 def ctrl_c():
   """Ctrl-C as a terminal has it; worker processes of pytest ignore it."""

@@ -28,8 +28,8 @@ import numpy as np
 from shared_tfm.train import log, loop
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS = 400
-EVERY = 20  # a checkpoint
+STEPS = 600
+EVERY = 40  # a checkpoint
 KINDS = ('in a save', 'while it trains', 'at any time')
 GRACE = 10.0  # seconds that a process has to save and end after SIGTERM
 WORDS = 'a bank of weights is picked by row and every layer reads its own row'
@@ -261,12 +261,15 @@ def torture(folder, kills, terms, seed=0, shown=lambda text: None):
       begin = time.monotonic()
       _, said = process.communicate()
       took, was = time.monotonic() - begin, 'ended'
-      going = process.returncode in (-signal.SIGKILL, 143)
-      if going:
-        sent, was = sent + 1, moments.was(workdir)
-      if process.returncode == -signal.SIGKILL:
+      ended_by = -process.returncode if process.returncode < 0 else 0
+      going = ended_by == signal.SIGKILL or process.returncode == 143
+      # When all is saved nothing holds SIGTERM back; a shell says 143, too.
+      over = ended_by == signal.SIGTERM and steps(workdir)[-1] == STEPS
+      if going or over:
+        sent, was, going = sent + 1, moments.was(workdir), True
+      if ended_by == signal.SIGKILL:
         figures.moments[was] += 1
-      elif process.returncode == 143 and took < GRACE:
+      elif (over or process.returncode == 143) and took < GRACE:
         figures.saved.append(took)
       elif process.returncode:
         figures.lost.append(f'{process.returncode} in {took:.1f} s: {said}')
@@ -284,8 +287,13 @@ def table(rows):
   return '\n'.join([lines[0], f'|:{"-" * wide}-|-------:|', *lines[1:]])
 
 
+def _show(text):
+  print(text, flush=True)
+
+
 def main():
-  import faults
+  """Prints what happens, and a table of it; 1 if a run was lost."""
+  import faults  # which imports this file
 
   flags = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   flags.add_argument('--kills', type=int, default=50)
@@ -295,9 +303,9 @@ def main():
   begin = time.monotonic()
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    figures = torture(folder, given.kills, given.terms, given.seed, print)
+    figures = torture(folder, given.kills, given.terms, given.seed, _show)
     rows = figures.rows()
-    made, left_out, wrong = faults.all_of_them(folder / 'faults', print)
+    made, left_out, wrong = faults.all_of_them(folder / 'faults', _show)
   rows += [('faults injected', made), ('faults that cost a run', len(wrong))]
   rows += [('faults this machine cannot make', left_out)]
   rows += [('seconds', round(time.monotonic() - begin))]

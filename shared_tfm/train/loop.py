@@ -157,8 +157,9 @@ def _train(
       if ending:
         break
 
+    checkpoints.close()  # no signal cuts the last save either
+
   # The end, or an early one.
-  checkpoints.close()
   log.close()
   cut = bool(stop) and step < t.num_steps
   if cut or own:

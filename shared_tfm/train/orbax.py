@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,10 @@ def hushed() -> Iterator[None]:
 
   sys.unraisablehook = hook
   asyncio_logger.setLevel(logging.CRITICAL)
-  yield
+  try:
+    yield
+  except Exception:
+    warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
+    raise
   sys.unraisablehook = report
   asyncio_logger.setLevel(level)
