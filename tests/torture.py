@@ -264,7 +264,7 @@ def torture(folder, kills, terms, seed=0, shown=lambda text: None):
       ended_by = -process.returncode if process.returncode < 0 else 0
       going = ended_by == signal.SIGKILL or process.returncode == 143
       # When all is saved nothing holds SIGTERM back; a shell says 143, too.
-      over = ended_by == signal.SIGTERM and steps(workdir)[-1] == STEPS
+      over = ended_by == signal.SIGTERM and STEPS in steps(workdir)
       if going or over:
         sent, was, going = sent + 1, moments.was(workdir), True
       if ended_by == signal.SIGKILL:
