@@ -1,6 +1,6 @@
 # Every target starts from nothing but Python 3.11 or 3.12, make and git.
 .DELETE_ON_ERROR:
-.PHONY: quickstart test quick lint peers clean
+.PHONY: quickstart test quick lint torture peers clean
 
 BIN := .venv/bin
 RUN := runs/quickstart
@@ -20,6 +20,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Kills a run 50 times and makes every fault: at most 10 minutes on 2 cores.
+torture: .venv/ready
+	$(BIN)/python tests/torture.py --kills=50
 
 # Needs PyTorch: the golden files made anew, and compared.
 peers: .venv/ready

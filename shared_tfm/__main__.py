@@ -1,6 +1,7 @@
 """The verbs of `python -m shared_tfm`: flags in, one call out."""
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -12,6 +13,9 @@ from typing import Any, NoReturn
 from shared_tfm import config as configs
 from shared_tfm import config_file
 from shared_tfm.errors import BadInput, Interrupted, need
+
+# What a disk may refuse, without saying in which file.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class Parser(argparse.ArgumentParser):
@@ -216,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   0: done. 2: bad input, said in one line. 128 + n: ended by signal n, saved.
   """
   logging.basicConfig(format='%(message)s', level=logging.WARNING)
-  logging.getLogger('absl').setLevel(logging.ERROR)
+  logging.getLogger('absl').setLevel(logging.CRITICAL)  # what fails is raised
   try:
     args, overrides = parser().parse_known_args(argv)
     args.run(args, overrides)
@@ -231,9 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   except OSError as error:
-    if error.filename is None:
+    if error.filename is None and error.errno not in DISK:
       raise
-    print(f'error: {error.filename}: {error.strerror}', file=sys.stderr)
+    place = '' if error.filename is None else f'{error.filename}: '
+    print(f'error: {place}{error.strerror}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)

@@ -1,6 +1,9 @@
 """Writing files so that no reader, and no crash, ever sees half of one."""
 
+import contextlib
 import os
+from collections.abc import Iterator
+from io import RawIOBase
 from pathlib import Path
 
 
@@ -13,7 +16,33 @@ def replace(path: Path, content: str | bytes) -> None:
   """
   part = path.with_name(f'.{path.name}.{os.getpid()}.part')
   try:
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    with named(path), part.open('wb', buffering=0) as file:
+      append(file, content.encode() if isinstance(content, str) else content)
+      os.fsync(file.fileno())  # else power that fails could leave it empty
     os.replace(part, path)
   finally:
     part.unlink(missing_ok=True)
+
+
+def append(file: RawIOBase, content: bytes) -> None:
+  """Writes all of `content`: a disk that is nearly full takes a part of it."""
+  while content:
+    content = content[file.write(content) or 0 :]
+
+
+def sweep(folder: Path, *names: str) -> None:
+  """Removes what a process that was killed left of its `replace` of a file."""
+  for name in names:
+    for part in folder.glob(f'.{name}.*.part'):
+      part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+  """An error inside says which file it is about, such as on a full disk."""
+  try:
+    yield
+  except OSError as error:
+    if error.filename is None:
+      error.filename = str(path)
+    raise

@@ -1,7 +1,12 @@
 """Checkpoints: what is kept, and that nothing damaged is taken for good."""
 
+import contextlib
+import errno
+import itertools
 import json
+import resource
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +14,7 @@ import numpy as np
 import pytest
 
 from shared_tfm.errors import BadInput
+from shared_tfm.train import orbax
 from shared_tfm.train.checkpoint import Checkpoints, content_hash
 
 # Orbax leaves coroutines behind when it cannot read something.
@@ -49,7 +55,7 @@ def saved(run, losses, latest=2):
 
 
 def restored(run):
-  checkpoints = Checkpoints(run / 'checkpoints')
+  checkpoints = Checkpoints(run / 'checkpoints', 2)
   try:
     return checkpoints.restore(LIKE)
   finally:
@@ -57,7 +63,7 @@ def restored(run):
 
 
 def loaded(run, which):
-  """The step of the state that is loaded."""
+  """The step of the state that is loaded; nothing is written."""
   checkpoints = Checkpoints(run / 'checkpoints')
   try:
     return int(checkpoints.load(which, LIKE)['step'])
@@ -148,6 +154,36 @@ def test_the_best_is_kept_across_a_restart(tmp_path):
   assert steps(tmp_path) == ['1', '4']
 
 
+@pytest.mark.parametrize('latest', [1, 2, 3])
+def test_the_newest_is_never_pruned(tmp_path, latest):
+  """Whatever the losses, and whatever the clock says, after every save."""
+  losses = np.random.default_rng(latest).permutation(12).astype(float)
+  clock = itertools.count(2e9, -60)  # set back by a minute at every look
+  best, folder = None, tmp_path / 'checkpoints'
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(time, 'time', lambda: next(clock))
+    checkpoints = Checkpoints(folder, latest)
+    for step, loss in enumerate(losses.tolist(), 1):
+      checkpoints.save(step, state(step), position(step), loss)
+      checkpoints._manager.wait_until_finished()
+      checkpoints.check()
+      best = step if best is None or loss < losses[best - 1] else best
+      kept = {best, *range(max(1, step + 1 - latest), step + 1)}
+      assert {int(name) for name in steps(tmp_path)} == kept
+    checkpoints.close()
+  assert_is_of(12, restored(tmp_path))
+  assert loaded(tmp_path, 'best') == best
+
+
+def test_what_a_kill_leaves_is_deleted(tmp_path):
+  saved(tmp_path, {1: 1.0})
+  folder = tmp_path / 'checkpoints'
+  for name in ('2.orbax-checkpoint-tmp', '.pruned/0'):
+    shutil.copytree(folder / '1', folder / name)
+  assert_is_of(1, restored(tmp_path))
+  assert steps(tmp_path) == ['1']
+
+
 def test_what_is_saved_may_be_overwritten_at_once(tmp_path):
   large = jnp.zeros(2**22)
   like = jax.ShapeDtypeStruct(large.shape, large.dtype, sharding=large.sharding)
@@ -163,6 +199,56 @@ def test_what_is_saved_may_be_overwritten_at_once(tmp_path):
   checkpoints.close()
   assert step == 2
   np.testing.assert_array_equal(found['leaf'], 20)
+
+
+# What cannot be written.
+
+
+@contextlib.contextmanager
+def no_room(size):
+  """No file may become larger than `size` bytes."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize('how', ['check', 'save', 'close'])
+def test_a_save_that_fails_is_said_and_costs_no_other(tmp_path, how):
+  large = np.random.default_rng(0).normal(size=10_000)  # nothing to compress
+  folder = tmp_path / 'checkpoints'
+  saved(tmp_path, {1: 1.0}, latest=1)
+  checkpoints = Checkpoints(folder, latest=1)
+  with pytest.raises(OSError) as error, no_room(16_000):
+    checkpoints.save(2, {'leaf': large}, {}, 0.5)
+    if how == 'check':
+      while True:
+        checkpoints.check()
+        time.sleep(0.01)
+    if how == 'save':
+      checkpoints.save(3, {'leaf': large}, {}, 0.5)
+    checkpoints.close()
+  assert (error.value.filename, error.value.strerror) == (
+    str(folder),
+    'no checkpoint was written (File too large); the newest is 1',
+  )
+  checkpoints.close()  # says it once
+  assert steps(tmp_path) == ['1']
+  assert_is_of(1, restored(tmp_path))
+
+
+def test_the_reason_is_the_systems_where_there_is_one():
+  full = OSError(errno.ENOSPC, 'whatever')
+  try:
+    raise RuntimeError('one of many') from full
+  except RuntimeError as error:
+    assert orbax.reason(error) == (errno.ENOSPC, 'No space left on device')
+  told = ValueError("Failed\nto write [os_error_code='28']")
+  assert orbax.reason(told) == (errno.ENOSPC, 'No space left on device')
+  other = TypeError('first line\nsecond line')
+  assert orbax.reason(other) == (errno.EIO, 'TypeError: first line')
 
 
 # What is damaged.
@@ -224,6 +310,8 @@ def test_a_loss_that_was_changed_does_not_make_the_best(tmp_path):
   path = tmp_path / 'checkpoints' / '2' / 'metrics' / 'metrics'
   path.write_text(json.dumps({'loss': 0.5}))
   assert loaded(tmp_path, 'best') == 1
+  saved(tmp_path, {3: 3.0}, latest=1)
+  assert steps(tmp_path) == ['1', '3']
   assert steps(tmp_path, 'damaged') == ['2']
 
 
@@ -280,7 +368,35 @@ def test_if_the_best_is_damaged_the_next_best_is_loaded(tmp_path):
   spoil(tmp_path / 'checkpoints' / '1')
   spoil(tmp_path / 'checkpoints' / '3')
   assert loaded(tmp_path, 'best') == 4
-  assert steps(tmp_path, 'damaged') == ['1', '2', '3']
+
+
+def test_who_only_reads_changes_nothing(tmp_path, caplog):
+  """Else a reader could take away what a run that goes on is writing."""
+  saved(tmp_path, {1: 2.0, 2: 1.0, 3: 4.0})
+  spoil(tmp_path / 'checkpoints' / '2')
+  (tmp_path / 'checkpoints' / '4').mkdir()
+  (tmp_path / 'checkpoints' / '5.orbax-checkpoint-tmp').mkdir()
+  before = files(tmp_path), sorted(tmp_path.rglob('*'))
+  assert loaded(tmp_path, 'latest') == 3
+  assert loaded(tmp_path, 'best') == 3
+  assert (files(tmp_path), sorted(tmp_path.rglob('*'))) == before
+  for step in '24':
+    assert f'{tmp_path / "checkpoints" / step} is damaged' in caplog.text
+
+
+def test_what_is_pruned_while_it_is_read_is_not_damaged(tmp_path, caplog):
+  saved(tmp_path, {1: 1.0, 2: 2.0})
+  checkpoints, read = Checkpoints(tmp_path / 'checkpoints'), []
+
+  def pruned(step, like):
+    read.append(step)
+    if step == 2:
+      shutil.rmtree(tmp_path / 'checkpoints' / '2')
+    return Checkpoints._read(checkpoints, step, like)
+
+  checkpoints._read = pruned
+  assert checkpoints.load('latest', LIKE)['step'] == 1
+  assert (read, checkpoints.damaged, caplog.text) == ([2, 1], [], '')
 
 
 def test_saving_goes_on_after_damage(tmp_path):

@@ -1,6 +1,8 @@
 """A run: however it is cut, it ends with the numbers of one that was not."""
 
 import dataclasses
+import errno
+import fcntl
 import functools
 import io
 import json
@@ -8,6 +10,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -23,7 +26,7 @@ from tensorboardX.proto import event_pb2
 from shared_tfm import accounting, config
 from shared_tfm.errors import BadInput, Interrupted
 from shared_tfm.tasks import prepare
-from shared_tfm.train import log, loop, programs
+from shared_tfm.train import log, loop, programs, runs
 
 STEPS = 12
 VARIANTS = {
@@ -216,6 +219,25 @@ def test_tensorboard_has_what_the_log_has(straight):
   assert found == pytest.approx(expected, rel=1e-6)
 
 
+def test_tensorboard_of_a_resumed_run_has_it_too(straight, text, tmp_path):
+  """Its files are read in the order of their names, so that counts."""
+  made = tiny(text, **VARIANTS['dropout'])
+  cut(made, tmp_path, at=5)
+  cut(made, tmp_path, at=9)
+  loop.train(made, tmp_path)
+  names = sorted(p.name for p in (tmp_path / 'tensorboard').iterdir())
+  assert [name.rpartition('.')[2] for name in names] == [
+    '0000000001',
+    '0000000002',
+    '0000000003',
+  ]
+  found, expected = scalars(tmp_path), scalars(straight('dropout')[0])
+  speeds = {key for key in expected if 'tokens_per_second' in key[0]}
+  assert found.keys() == expected.keys()
+  for key in expected.keys() - speeds:
+    assert found[key] == expected[key]
+
+
 @pytest.mark.slow
 def test_the_newest_and_the_best_are_kept(straight, text, tmp_path):
   workdir, _ = straight('dropout')
@@ -350,6 +372,30 @@ def test_a_signal_in_the_last_step_finds_the_run_done(straight, text, tmp_path):
   assert_same_run(tmp_path, result, straight('dropout'))
 
 
+def test_a_signal_does_not_cut_the_last_save(
+  straight, text, tmp_path, monkeypatch
+):
+  close, sent = loop.Checkpoints.close, []
+
+  def late(checkpoints):
+    if not sent:
+      sent.append(signal.SIGTERM)
+      os.kill(os.getpid(), signal.SIGTERM)
+    close(checkpoints)
+
+  def fail(number, frame):
+    raise AssertionError('the signal was not held back')
+
+  before = signal.signal(signal.SIGTERM, fail)
+  try:
+    monkeypatch.setattr(loop.Checkpoints, 'close', late)
+    made = tiny(text, **VARIANTS['dropout'])
+    result = loop.train(made, tmp_path)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  assert_same_run(tmp_path, result, straight('dropout'))
+
+
 @pytest.fixture
 def ctrl_c():
   """Ctrl-C as a terminal has it; worker processes of pytest ignore it."""
@@ -398,6 +444,90 @@ def test_a_run_outside_the_main_thread(straight, text, tmp_path):
   assert_same_run(tmp_path, results[0], straight('dropout'))
 
 
+# One folder, one run.
+
+
+def test_two_runs_cannot_share_a_folder(straight, text, tmp_path):
+  made = tiny(text, **VARIANTS['dropout'])
+
+  def second():
+    lines = (tmp_path / 'metrics.jsonl').read_bytes()
+    with pytest.raises(BadInput) as error:
+      loop.train(made, tmp_path)
+    assert str(error.value) == (
+      f'workdir {tmp_path} is in use by process {os.getpid()} on'
+      f' {socket.gethostname()}; a run has its folder to itself'
+    )
+    assert (tmp_path / 'metrics.jsonl').read_bytes() == lines
+
+  result = loop.train(made, tmp_path, bar=Bar(8, second))
+  assert_same_run(tmp_path, result, straight('dropout'))
+
+
+@pytest.mark.parametrize('how', ['a signal', 'an error'])
+def test_a_folder_is_free_when_its_run_has_ended(text, tmp_path, how):
+  def fail():
+    raise RuntimeError('on purpose')
+
+  made = tiny(text, **VARIANTS['dropout'])
+  if how == 'a signal':
+    cut(made, tmp_path, at=2)
+  else:
+    with pytest.raises(RuntimeError, match='on purpose') as error:
+      loop.train(made, tmp_path, bar=Bar(2, fail))
+    assert error.value.__traceback__  # its frames still hold what was open
+  with runs.claimed(tmp_path, made):
+    pass
+
+
+def test_a_folder_that_became_anothers_while_data_was_read(text, tmp_path):
+  made = tiny(text)
+  other = tiny(text, optimizer={'name': 'lion'})
+  with runs.claimed(tmp_path, other):
+    pass
+  with (
+    pytest.raises(BadInput, match='belongs to another config'),
+    runs.claimed(tmp_path, made),
+  ):
+    pass
+  assert runs.read_config(tmp_path) == other
+
+
+def test_where_nothing_can_be_locked_there_is_a_warning(
+  text, tmp_path, caplog, monkeypatch
+):
+  def flock(file, how):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  with runs.claimed(tmp_path, tiny(text)):
+    assert runs.read_config(tmp_path) == tiny(text)
+  assert 'cannot be locked (No locks available)' in caplog.text
+
+
+# The log.
+
+
+def test_of_a_damaged_log_what_can_be_read_is(tmp_path, caplog):
+  line = '{"kind": "train", "step": 1}'
+  damaged = [b'\xff{"kind"', b'[1]', b'{"kind": "train"}', b'{"kind": "tr']
+  rows = [line.encode(), *damaged[:3], line.encode(), damaged[3]]
+  (tmp_path / 'metrics.jsonl').write_bytes(b'\n'.join(rows))
+  assert log.read(tmp_path) == [json.loads(line)] * 2
+  said = [record.getMessage() for record in caplog.records]
+  path = tmp_path / 'metrics.jsonl'
+  assert said == [f'{path}: line {n} is damaged; left out' for n in (2, 3, 4)]
+
+
+def test_what_a_kill_left_of_a_file_is_removed(text, tmp_path):
+  names = '.metrics.jsonl.7.part', '.config.json.7.part', '.mine.7.part'
+  for name in names:
+    (tmp_path / name).write_text('half')
+  with runs.claimed(tmp_path, tiny(text)):
+    pass
+  assert [p.name for p in tmp_path.glob('*.part')] == ['.mine.7.part']
+
+
 # Every kind of run.
 
 
@@ -431,15 +561,8 @@ def test_a_run_may_be_cut_again_and_again(straight, text, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ('number', 'status', 'said'),
-  [
-    (signal.SIGTERM, 143, 'SIGTERM'),
-    (signal.SIGINT, 130, 'SIGINT'),
-    (signal.SIGKILL, -9, None),
-  ],
-)
-def test_a_process_that_is_told_to_end(text, tmp_path, number, status, said):
+def test_a_process_that_ctrl_c_ends(text, tmp_path):
+  """The other signals: test_faults.py."""
   made = fields(
     text,
     train={
@@ -461,17 +584,16 @@ def test_a_process_that_is_told_to_end(text, tmp_path, number, status, said):
   while 40 not in checkpoints(tmp_path / 'cut'):
     assert process.poll() is None, process.communicate()
     time.sleep(0.01)
-  process.send_signal(number)
+  process.send_signal(signal.SIGINT)
   out, err = process.communicate(timeout=60)
-  assert process.returncode == status
+  assert process.returncode == 130
   assert not out and 'Traceback' not in err
-  if said:
-    step = checkpoints(tmp_path / 'cut')[-1]
-    assert err.splitlines()[-1] == (
-      f'interrupted: {said} after step {step}; saved, and the same command'
-      ' continues'
-    )
-    assert 'interrupted' not in ''.join(err.splitlines()[:-1])
+  step = checkpoints(tmp_path / 'cut')[-1]
+  assert err.splitlines()[-1] == (
+    f'interrupted: SIGINT after step {step}; saved, and the same command'
+    ' continues'
+  )
+  assert 'interrupted' not in ''.join(err.splitlines()[:-1])
   assert not (tmp_path / 'cut' / 'result.json').exists()
   assert max(line['step'] for line in lines(tmp_path / 'cut')) < 400
 

@@ -1,8 +1,11 @@
 """Rows of numbers that may be larger than memory."""
 
 import tempfile
+from pathlib import Path
 
 import numpy as np
+
+from shared_tfm import files
 
 
 class Spool:
@@ -15,18 +18,19 @@ class Spool:
 
   def __init__(self, dtype: type[np.generic] = np.int32):
     """Begins an empty row of numbers of one type."""
-    self._file = tempfile.TemporaryFile()  # noqa: SIM115 (read from the row)
+    self._folder = Path(tempfile.gettempdir())
+    self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (see row)
     self._dtype = np.dtype(dtype)
     self._size = 0
 
   def add(self, numbers: np.ndarray) -> None:
     """Writes further numbers, (n,)."""
-    self._file.write(numbers.astype(self._dtype).tobytes())
+    with files.named(self._folder):
+      files.append(self._file, numbers.astype(self._dtype).tobytes())
     self._size += len(numbers)
 
   def row(self) -> np.ndarray:
     """All of them, (numbers,), which nobody can change."""
-    self._file.flush()
     if not self._size:  # an empty file cannot be mapped
       return np.zeros(0, self._dtype)
     return np.asarray(np.memmap(self._file, self._dtype, 'r'))

@@ -6,60 +6,52 @@ a bad one is named and set aside.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import math
+import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from shared_tfm.errors import BadInput
+from shared_tfm.train import hosts, orbax
 from shared_tfm.train.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-  """The checkpoints of one run: the latest few and the best."""
+  """The checkpoints of one run: the latest few and the best.
 
-  def __init__(self, folder: Path, latest: int = 1):
-    """Opens `folder`, which is made if need be, to keep `latest` and best."""
+  Attributes:
+    damaged: steps that were found to be, and have not been saved anew.
+  """
 
-    def loss(metrics: Any) -> float:
-      return metrics['loss']
+  def __init__(self, folder: Path, latest: int | None = None):
+    """Opens `folder`.
 
-    self.folder = folder.resolve()
-    self.damaged: list[int] = []  # steps set aside by this object
-    self._check_losses()
-    self.manager = ocp.CheckpointManager(
-      self.folder,
-      options=ocp.CheckpointManagerOptions(
-        best_fn=loss,
-        best_mode='min',
-        preservation_policy=keep.AnyPreservationPolicy(
-          [
-            keep.LatestN(latest),
-            keep.BestN(
-              get_metric_fn=loss,
-              reverse=True,  # the smaller the better
-              n=1,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
-        ),
-      ),
-    )
+    Args:
+      folder: made if need be, where it is to be written in.
+      latest: how many are kept beside the best. None: the folder is only read,
+        and may be another process's, or no one's, to write in.
+    """
+    self.folder, self.latest = folder.resolve(), latest
+    self.damaged: list[int] = []
+    self.saves, self.hushed = False, contextlib.ExitStack()
+    if latest is not None:
+      self.folder.mkdir(parents=True, exist_ok=True)
+      self._sweep()
 
   def save(
     self, step: int, state: Any, data: dict[str, Any], loss: float | None
   ) -> None:
-    """Saves one step; returns before it is on disk. See `close`.
+    """Saves one step; returns before it is on disk. See `check` and `close`.
 
     Args:
       step: updates done.
@@ -67,19 +59,39 @@ class Checkpoints:
       data: the data iterator's position, as JSON.
       loss: what the best is chosen by; None if it was not measured. One that
         is not finite is never the best.
+
+    Raises:
+      OSError: this one, or the one before, could not be written.
     """
     loss = loss if loss is not None and math.isfinite(loss) else None
     note: dict[str, Any] = {'data': data, 'loss': loss}
     note['hash'] = content_hash(state, note)
-    saved = self.manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
-      ),
-      metrics=None if loss is None else {'loss': loss},
-    )
+    with self._writing():
+      self._manager.wait_until_finished()
+      self._sweep()
+      saved = self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
+        ),
+        metrics=None if loss is None else {'loss': loss},
+      )
     if not saved:
       raise RuntimeError(f'step {step} was not saved in {self.folder}')
+    self.saves = True
+    self.damaged = [other for other in self.damaged if other != step]
+
+  def check(self) -> None:
+    """Raises what the last save, if it is over, could not do; waits for none.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    if self.saves and not self._manager.is_saving_in_progress():
+      with self._writing():
+        self._manager.wait_until_finished()
+        self._sweep()
+      self.saves = False
 
   def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
     """The newest good checkpoint, or None where there is none at all.
@@ -93,19 +105,7 @@ class Checkpoints:
     Raises:
       BadInput: there are checkpoints and not one can be used.
     """
-    for step in sorted(self.manager.all_steps(), reverse=True):
-      try:
-        state, data = self._read(step, like)
-      except Exception as error:  # whatever a damaged file makes Orbax raise
-        self._set_aside(step, error)
-      else:
-        return step, state, data
-    if self.damaged:
-      raise BadInput(
-        f'no checkpoint in {self.folder} can be used; damaged:'
-        f' {", ".join(map(str, self.damaged))}'
-      )
-    return None
+    return self._newest_or('latest', like)
 
   def load(self, which: str, like: Any) -> Any:
     """The state of the 'best' checkpoint, by loss, or of the 'latest'.
@@ -113,24 +113,62 @@ class Checkpoints:
     Raises:
       BadInput: there is no checkpoint that can be used.
     """
-    while which == 'best' and (best := self.manager.best_step()) is not None:
-      try:
-        return self._read(best, like)[0]
-      except Exception as error:
-        self._set_aside(best, error)
-    restored = self.restore(like)
-    if restored is None:
+    found = self._newest_or(which, like)
+    if found is None:
       raise BadInput(f'there is no checkpoint in {self.folder}')
-    return restored[1]
+    return found[1]
 
   def close(self) -> None:
-    """Waits until everything is on disk."""
-    self.manager.close()
+    """Waits until everything is on disk.
+
+    Raises:
+      OSError: the last save could not be written.
+    """
+    if '_manager' in self.__dict__:
+      with self._writing():
+        self._manager.close()
+        del self._manager
+      self.hushed.close()
+      self._sweep()
+
+  @functools.cached_property
+  def _manager(self) -> ocp.CheckpointManager:
+    """Made for the first save, when what is damaged was set aside."""
+    self._losses()
+    self.hushed.enter_context(orbax.hushed())
+    return orbax.manager(self.folder, self.latest)
+
+  def _newest_or(
+    self, which: str, like: Any
+  ) -> tuple[int, Any, dict[str, Any]] | None:
+    """The 'best' good one, or else the newest."""
+    while losses := self._losses():
+      measured = [s for s, loss in losses.items() if loss is not None]
+      if which == 'best' and measured:
+        step = min(measured, key=lambda step: losses[step])
+      else:
+        step = max(losses)
+      found, error = None, Exception('another process cannot read it')
+      try:
+        found = self._read(step, like)
+      except Exception as told:  # whatever a damaged file makes Orbax raise
+        error = told
+      if hosts.agreed(found is not None) and found:
+        return step, *found
+      self._set_aside(step, error)
+      hosts.agreed(True)  # that it is, before anyone looks for the next
+    if self.damaged:
+      raise BadInput(
+        f'no checkpoint in {self.folder} can be used; damaged:'
+        f' {", ".join(map(str, self.damaged))}'
+      )
+    return None
 
   def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-    with _hushed():
-      restored = self.manager.restore(
-        step,
+    handler = ocp.CompositeCheckpointHandler()
+    with orbax.hushed(), ocp.Checkpointer(handler) as reader:
+      restored = reader.restore(
+        self.folder / f'{step}',
         args=ocp.args.Composite(
           state=ocp.args.StandardRestore(like), note=ocp.args.JsonRestore()
         ),
@@ -140,59 +178,70 @@ class Checkpoints:
       raise ValueError('its content is not what was saved')
     return state, note['data']
 
-  def _check_losses(self) -> None:
-    """Sets aside checkpoints whose loss, which Orbax trusts, is not ours."""
-    for path in sorted(self.folder.glob('*')):
-      if not path.name.isdigit() or not path.is_dir():
-        continue
+  def _losses(self) -> dict[int, Any]:
+    """The loss of every step, where it was measured and is what was saved."""
+    steps = [
+      int(path.name)
+      for path in self.folder.glob('*')
+      if re.fullmatch('0|[1-9][0-9]*', path.name) and path.is_dir()
+    ]
+    losses = {}
+    for step in sorted(set(steps) - set(self.damaged), reverse=True):
+      path = self.folder / f'{step}'
       try:
-        loss = path / 'metrics' / 'metrics'
+        loss = path / 'metrics' / 'metrics'  # Orbax takes its word for it
         found = json.loads(loss.read_text()) if loss.exists() else None
         note = json.loads((path / 'note' / 'metadata').read_text())
         if found != (None if note['loss'] is None else {'loss': note['loss']}):
           raise ValueError('its loss is not what was saved')
+        losses[step] = note['loss']
       except Exception as error:
-        self._set_aside(int(path.name), error)
+        self._set_aside(step, error)
+    return losses
 
   def _set_aside(self, step: int, error: Exception) -> None:
+    """Names a damaged checkpoint, and moves it unless others may write here."""
+    path = self.folder / f'{step}'
+    if not path.exists():  # who writes here has just now pruned it
+      return
     reason = str(error).strip().split('\n')[0][:200]
-    logger.warning(
-      'checkpoint %s is damaged (%s); set aside',
-      self.folder / f'{step}',
-      reason,
-    )
-    damaged = self.folder.parent / 'damaged'
-    damaged.mkdir(exist_ok=True)
-    place = damaged / f'{step}'
-    while place.exists():  # nothing is deleted
-      place = place.with_name(f'{place.name}+')
-    shutil.move(self.folder / f'{step}', place)
+    done = 'left out' if self.latest is None else 'set aside'
+    logger.warning('checkpoint %s is damaged (%s); %s', path, reason, done)
     self.damaged.append(step)
-    if hasattr(self, 'manager'):
-      self.manager.reload()
+    if self.latest is not None and hosts.is_first():
+      damaged = self.folder.parent / 'damaged'
+      damaged.mkdir(exist_ok=True)
+      place = damaged / path.name
+      while place.exists():  # nothing is deleted
+        place = place.with_name(f'{place.name}+')
+      shutil.move(path, place)
+    if '_manager' in self.__dict__:
+      self._manager.reload()
 
+  def _sweep(self) -> None:
+    """Deletes what was pruned, and saves that were cut."""
+    if not hosts.is_first():
+      return
+    for path in self.folder.glob('*.orbax-checkpoint-tmp*'):
+      shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(self.folder / orbax.PRUNED, ignore_errors=True)
 
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-  """Where one read fails, Orbax leaves others behind that print tracebacks.
-
-  They do so from other threads, when they end or are collected. So once a read
-  has failed they stay unheard; all else is reported as it was before.
-  """
-  report, asyncio_logger = sys.unraisablehook, logging.getLogger('asyncio')
-  level = asyncio_logger.level
-
-  def hook(unraisable: Any) -> None:
-    said = f'{unraisable.exc_value} {unraisable.object}'
-    known = 'Event loop is closed', 'reading array index', '_read_array_index'
-    if not any(text in said for text in known):
-      report(unraisable)
-
-  sys.unraisablehook = hook
-  asyncio_logger.setLevel(logging.CRITICAL)
-  yield
-  sys.unraisablehook = report
-  asyncio_logger.setLevel(level)
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Says in one line what could not be written, and what there is."""
+    try:
+      yield
+    except Exception as error:
+      manager, self.saves = self.__dict__.pop('_manager', None), False
+      if manager is not None:
+        with contextlib.suppress(Exception):  # what follows from the first
+          manager.close()
+      self._sweep()  # half a checkpoint may be what the disk is full of
+      number, reason = orbax.reason(error)
+      newest = max(self._losses(), default=None)
+      there = 'there is none' if newest is None else f'the newest is {newest}'
+      said = f'no checkpoint was written ({reason}); {there}'
+      raise OSError(number, said, str(self.folder)) from error
 
 
 def content_hash(state: Any, note: dict[str, Any]) -> str:

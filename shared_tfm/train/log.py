@@ -1,17 +1,18 @@
 """What a run writes down: metrics.jsonl and TensorBoard events."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from shared_tfm import files
+from shared_tfm.train.events import Events
 
 METRICS = 'metrics.jsonl'
+logger = logging.getLogger(__name__)
 
 
 class Log:
@@ -19,13 +20,11 @@ class Log:
 
   def __init__(self, workdir: Path, step: int):
     """Opens the log of `workdir`, forgetting what came after `step`."""
-    path = workdir / METRICS
+    self.path = workdir / METRICS
     kept = [line for line in read(workdir) if line['step'] <= step]
-    files.replace(path, ''.join(json.dumps(line) + '\n' for line in kept))
-    self.file = path.open('a', buffering=1)
-    self.events = SummaryWriter(
-      str(workdir / 'tensorboard'), purge_step=step + 1, flush_secs=10
-    )
+    files.replace(self.path, ''.join(json.dumps(line) + '\n' for line in kept))
+    self.file = self.path.open('ab', buffering=0)  # a kill loses no line
+    self.events = Events(workdir / 'tensorboard', purge=step + 1)
 
   def write(self, kind: str, step: int, metrics: Mapping[str, Any]) -> None:
     """Writes one line of a kind ('train', 'validation') for one step.
@@ -34,13 +33,17 @@ class Log:
     """
     metrics = finite(metrics)
     line = {'kind': kind, 'step': step, 'time': time.time(), **metrics}
-    self.file.write(json.dumps(line) + '\n')
-    for name, value in metrics.items():
-      if isinstance(value, int | float):
-        self.events.add_scalar(f'{kind}/{name}', value, step)
+    with files.named(self.path):
+      files.append(self.file, f'{json.dumps(line)}\n'.encode())
+    scalars = {
+      f'{kind}/{name}': value
+      for name, value in metrics.items()
+      if isinstance(value, int | float)
+    }
+    self.events.write(step, scalars)
 
   def close(self) -> None:
-    """Writes out what is buffered."""
+    """Closes the files, in which everything is already."""
     self.file.close()
     self.events.close()
 
@@ -64,15 +67,21 @@ def finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-  """The lines written so far; a last line that was cut is left out."""
+  """The lines written so far, in the order they were written in.
+
+  A last line that was cut is left out. So is any other that is damaged; it is
+  named, and those after it are kept.
+  """
   path = workdir / METRICS
+  texts = path.read_bytes().split(b'\n') if path.exists() else []
   lines = []
-  for text in path.read_text().splitlines() if path.exists() else []:
+  for number, text in enumerate(texts, 1):
     try:
       line = json.loads(text)
-      if not {'kind', 'step'} <= line.keys():
-        break
-    except (ValueError, AttributeError, RecursionError):
-      break
-    lines.append(line)
+      line['kind'], int(line['step'])
+    except (ValueError, TypeError, KeyError, RecursionError):
+      if number < len(texts):  # what follows the last newline was cut
+        logger.warning('%s: line %s is damaged; left out', path, number)
+    else:
+      lines.append(line)
   return lines

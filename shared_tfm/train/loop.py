@@ -1,5 +1,6 @@
 """One training run, from a config and a folder to trained weights."""
 
+import contextlib
 import signal
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,20 @@ def train(
     BadInput: the folder is another config's, the data cannot be used, or the
       weights to start from do not fit.
     Interrupted: a signal ended the run; it was saved and can be resumed.
+    OSError: something could not be written; it names what.
   """
+  with contextlib.ExitStack() as held:  # files, and the folder's lock
+    return _train(config, Path(workdir), dataset, bar, held)
+
+
+def _train(
+  config: Config,
+  workdir: Path,
+  dataset: Dataset | None,
+  bar: tqdm.tqdm | None,
+  held: contextlib.ExitStack,
+) -> dict[str, Any]:
   t = config.train
-  workdir = Path(workdir)
 
   # The data comes first: a run that has none leaves no folder behind.
   if not runs.check(workdir, config):
@@ -55,7 +67,7 @@ def train(
   dataset = dataset or hosts.in_turn(lambda: prepare(config, workdir, *share))
   data = dataset.train(t.seed)
   if hosts.is_first():
-    runs.claim(workdir, config)
+    held.enter_context(runs.claimed(workdir, config))
 
   # Programs, and a state. The order is important: the newest good checkpoint
   # is taken where there is one, and only else a fresh state.
@@ -63,6 +75,7 @@ def train(
   adapter = adapt.Adapter(config, compiled)
   step_program = compiled.train  # compiled here, not on the meter's clock
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, t.keep)
+  held.callback(checkpoints.close)
   restored = checkpoints.restore(compiled.shapes)
   if restored:
     start, state, position = restored
@@ -77,6 +90,7 @@ def train(
 
   # What is written down, and what is shown.
   log = Log(workdir, start) if hosts.is_first() else Unwritten()
+  held.enter_context(contextlib.closing(log))
   if not restored and t.init_from:
     log.write('start', 0, taken)
   if not start and (tables := adapt.history(state)):
@@ -84,6 +98,7 @@ def train(
   counts = runs.counts(config)
   own = bar is None
   bar = progress(t.num_steps) if bar is None else bar
+  held.push(lambda error, *_: bar.close() if own or error else None)
   bar.update(start)
   meter = Meter(tokens, unread)
   measured = scored = None
@@ -91,7 +106,9 @@ def train(
 
   # The steps. Losses stay on the device until it is time to log.
   with interruption() as stop, jax.transfer_guard('disallow'):
+    step = start
     for step in range(start + 1, t.num_steps + 1):
+      checkpoints.check()
       read = next(data)
       batch = compiled.put_share(read)
       state, metrics = step_program(state, batch)
@@ -147,8 +164,9 @@ def train(
       if ending:
         break
 
+    checkpoints.close()  # no signal cuts the last save either
+
   # The end, or an early one.
-  checkpoints.close()
   log.close()
   cut = ending and step < t.num_steps
   if cut or own:

@@ -1,9 +1,14 @@
 """The folder of a run: whose it is, and what came of it."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import logging
+import os
+import socket
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +19,11 @@ from shared_tfm.data.tokenizers import CONFIG
 from shared_tfm.errors import BadInput, need
 from shared_tfm.train import log
 
-RESULT, CHECKPOINTS = 'result.json', 'checkpoints'
+RESULT, CHECKPOINTS, LOCK = 'result.json', 'checkpoints', '.lock'
+logger = logging.getLogger(__name__)
 
-# What may change between a run and its continuation: it alters no weight.
+# What may change between a run and its continuation: it alters no weight. So
+# may the mesh, which alters no more than the order of sums.
 OBSERVING = {
   'train.eval_every',
   'train.eval_batches',
@@ -46,7 +53,9 @@ def check(workdir: Path, config: Config) -> bool:
   differ = [
     f'{name} ({theirs[name]!r} there, {ours[name]!r} given)'
     for name in ours
-    if ours[name] != theirs[name] and name not in OBSERVING
+    if ours[name] != theirs[name]
+    and name not in OBSERVING
+    and not name.startswith('mesh.')
   ]
   need(
     not differ,
@@ -56,10 +65,41 @@ def check(workdir: Path, config: Config) -> bool:
   return True
 
 
-def claim(workdir: Path, config: Config) -> None:
-  """Makes the folder, and writes down whose it is."""
+@contextlib.contextmanager
+def claimed(workdir: Path, config: Config) -> Iterator[None]:
+  """Makes the folder, writes down whose it is, and has it to itself inside.
+
+  The lock is the kernel's, on an open file: it ends with its process, however
+  that ends.
+
+  Raises:
+    BadInput: another run trains in it, or has made it another config's.
+  """
   workdir.mkdir(parents=True, exist_ok=True)
-  files.replace(workdir / CONFIG, _json(dataclasses.asdict(config)))
+  with (workdir / LOCK).open('ab+', buffering=0) as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      lock.seek(0)
+      raise BadInput(
+        f'workdir {workdir} is in use by {lock.read().decode() or "a run"};'
+        ' a run has its folder to itself'
+      ) from None
+    except OSError as error:  # not every network file system has locks
+      logger.warning(
+        '%s cannot be locked (%s): see to it that no other run uses it',
+        workdir,
+        error.strerror,
+      )
+    # Again: before the lock it may have become another's.
+    check(workdir, config)
+    lock.truncate(0)
+    lock.write(f'process {os.getpid()} on {socket.gethostname()}'.encode())
+    files.sweep(workdir, CONFIG, RESULT, log.METRICS)
+    ours, path = _json(dataclasses.asdict(config)), workdir / CONFIG
+    if not path.exists() or path.read_text() != ours:
+      files.replace(path, ours)
+    yield
 
 
 def read_config(workdir: Path) -> Config:
@@ -72,7 +112,7 @@ def read_config(workdir: Path) -> Config:
   need(path.exists(), f'{workdir} is no run: it has no {CONFIG}')
   try:
     return configs.cross(json.loads(path.read_text()))
-  except (ValueError, AttributeError) as error:
+  except (ValueError, AttributeError, RecursionError) as error:
     raise BadInput(f'{path} is not a config: {error}') from None
 
 
