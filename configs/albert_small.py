@@ -37,12 +37,18 @@ def get_config() -> ml_collections.ConfigDict:
     'remat': 'full',
     'sharing': {'layer': 'all'},
   }
-  config.optimizer = {'learning_rate': 3e-3, 'warmup_steps': 50}
+  # AdamW stays at the frequencies of tokens for thousands of steps.
+  config.optimizer = {
+    'name': 'muon',
+    'learning_rate': 1e-2,
+    'warmup_steps': 50,
+  }
   config.train = {
-    'num_steps': 600,
+    'num_steps': 2_000,
     'batch_size': 16,
-    'eval_every': 150,
-    'checkpoint_every': 150,
+    'eval_every': 250,
+    'checkpoint_every': 500,
+    'log_every': 50,
   }
   config.data = {
     'source': 'text',

@@ -27,28 +27,31 @@ def get_config() -> ml_collections.ConfigDict:
   config.model = {
     'family': 'encoder',
     'num_layers': 4,
-    'd_model': 64,
-    'num_heads': 2,
-    'vocab_size': 4096,
-    'max_len': 192,
+    'd_model': 128,
+    'num_heads': 4,
+    'embed_dim': 64,
+    'vocab_size': 4_096,
+    'max_len': 128,
     'type_vocab_size': 2,
+    'activation': 'gelu_tanh',
     'position': 'rotary',
+    'remat': 'full',
     'sharing': {'layer': 'all'},
   }
-  config.optimizer = {'learning_rate': 3e-3, 'warmup_steps': 30}
+  config.optimizer = {'learning_rate': 1e-3, 'warmup_steps': 50}
   config.train = {
-    'num_steps': 300,
+    'num_steps': 600,
     'batch_size': 16,
-    'eval_every': 300,
+    'eval_every': 600,
     'eval_batches': 0,
-    'checkpoint_every': 300,
+    'checkpoint_every': 600,
   }
   config.data = {
     'source': 'squad',
     'path': f'{DATA}/covidqa/200423_covidQA.json.gz',
     'tokenizer': 'bpe',
-    'question_len': 32,
-    'stride': 120,
+    'question_len': 24,
+    'stride': 80,
     'negatives': 0.03,
   }
   config.task = {'name': 'question_answering', 'max_answer': 60}

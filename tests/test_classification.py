@@ -1,6 +1,7 @@
 """Labelled texts: what is read, what it costs, and how it is scored."""
 
 import collections
+import dataclasses
 import functools
 import gzip
 import os
@@ -345,6 +346,31 @@ def test_tfds_gives_what_the_files_give(folder, prepared, task):
     ]
     assert texts_and_labels[0] == texts_and_labels[1]
   assert [*found.read('test')] == files.read('test')
+
+
+def test_too_few_to_hold_any_out(tmp_path):
+  lines = [f'NUM:dist How far {i} ?' for i in range(9)]
+  (tmp_path / 'train_5500.label').write_text('\n'.join(lines))
+  with pytest.raises(BadInput, match='9 items to train on are too few to hold'):
+    opened('trec', tmp_path, 6).read('train')
+
+
+def test_texts_that_are_cut_are_counted(folder, tmp_path, caplog):
+  made = crossed('glue:cola', folder, length=20)
+  tasks.prepare(made, tmp_path / 'short')
+  assert '1 of 2 items to train on are cut to data.seq_len 20' in caplog.text
+  caplog.clear()
+  tasks.prepare(crossed('glue:cola', folder, length=40), tmp_path / 'long')
+  assert not caplog.records
+
+
+def test_a_number_has_no_smoothed_label(folder, tmp_path):
+  made = crossed('glue:stsb', folder, classes=1)
+  made = dataclasses.replace(
+    made, task=config.Task(name='classification', label_smoothing=0.1)
+  )
+  with pytest.raises(BadInput, match=r'has no task\.label_smoothing, got 0\.1'):
+    tasks.prepare(made, tmp_path)
 
 
 @pytest.mark.parametrize('count', [6, 50])

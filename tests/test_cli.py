@@ -501,6 +501,13 @@ def test_bad_input_in_a_process(here):
   assert not (here / 'new').exists()
 
 
+def test_predictions_of_a_task_that_writes_none(run, here, capsys):
+  assert main(['evaluate', '--workdir=run', '--predictions=said']) == 2
+  told = capsys.readouterr().err
+  assert told == 'error: --predictions: this task writes none\n'
+  assert not (here / 'said').exists()
+
+
 @pytest.mark.slow
 def test_a_damaged_checkpoint_in_a_process(run, here):
   spoil(run / 'checkpoints' / '4')
@@ -509,13 +516,14 @@ def test_a_damaged_checkpoint_in_a_process(run, here):
   (line,) = done.stderr.splitlines()
   folder = run / 'checkpoints' / '4'
   assert line.startswith(f'checkpoint {folder} is damaged (')
-  assert line.endswith('); set aside')
+  assert line.endswith('); left out')  # who only reads moves nothing
 
   spoil(run / 'checkpoints' / '2')
   done = process(here, 'evaluate', '--workdir=run')
   assert (done.returncode, done.stdout) == (2, '')
-  warning, line = done.stderr.splitlines()
-  assert warning.startswith(f'checkpoint {folder.with_name("2")} is damaged')
+  *warnings, line = done.stderr.splitlines()
+  for step, warning in zip(('4', '2'), warnings, strict=True):
+    assert warning.startswith(f'checkpoint {folder.with_name(step)} is damaged')
   assert line == (
-    f'error: no checkpoint in {folder.parent} can be used; damaged: 2'
+    f'error: no checkpoint in {folder.parent} can be used; damaged: 4, 2'
   )
