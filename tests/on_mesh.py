@@ -20,6 +20,7 @@ import optax
 
 from shared_tfm import config as configs
 from shared_tfm.train import programs, traffic
+from shared_tfm.train.fingerprint import fingerprint
 
 DECODER = {
   'num_layers': 4,
@@ -117,6 +118,10 @@ def measured(fields, mesh):
   return {
     'gradients': moments,
     'params': jax.device_get(state.params),
+    'hashes': [
+      fingerprint(state.params),
+      fingerprint(jax.device_get(state.params)),
+    ],
     'losses': losses,
     'eval_loss': float(sums['loss']),
     'tokens': int(metrics['tokens']),
@@ -166,6 +171,7 @@ def main(case):
           'eval_loss': abs(here['eval_loss'] / alone['eval_loss'] - 1),
           'tokens': [here['tokens'], alone['tokens']],
           'placed': here['placed'],
+          'hashes': here['hashes'],
           'sent': sum(c.sent for c in sent),
           'looped': sum(c.sent for c in sent if c.looped),
           'expected': here['expected'],

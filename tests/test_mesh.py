@@ -168,6 +168,7 @@ def test_equal_to_one_device(case):
     assert found['eval_loss'] < 2e-6, here
     assert found['tokens'][0] == found['tokens'][1], here
     assert found['placed'], here
+    assert found['hashes'][0] == found['hashes'][1], here
     of_batch = set(found['mesh']) <= {'data', 'fsdp'}
     by_shard_map = found['step'] == 'auto' and case != 'batchnorm'
     if of_batch and by_shard_map:
