@@ -24,6 +24,7 @@ OBSERVING = {
   'train.log_every',
   'train.checkpoint_every',
   'train.keep',
+  'train.max_skipped',
   'train.visit_gradients_every',
 }
 
