@@ -26,6 +26,7 @@ from test_step import (
 
 from shared_tfm import accounting
 from shared_tfm.errors import BadInput
+from shared_tfm.layers.heads import _pooled
 from shared_tfm.model import build
 from shared_tfm.train import loss_scale
 from shared_tfm.train import step as steps
@@ -219,9 +220,18 @@ def test_padding_is_attended_to_by_nobody():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('step', ['shard_map', 'jit'])
-def test_an_overflow_on_one_device_is_one_everywhere(step):
+@pytest.mark.parametrize(
+  'cuts',
+  [
+    {'mesh__data': 2, 'mesh__step': 'shard_map'},
+    {'mesh__fsdp': 2, 'mesh__step': 'shard_map'},
+    {'mesh__data': 2, 'mesh__step': 'jit', 'train__accumulate': 2},
+  ],
+  ids=['data', 'fsdp', 'jit'],
+)
+def test_an_overflow_on_one_device_is_one_everywhere(cuts):
   """Two devices, a NaN in one's rows: dropped, halved, as by one device."""
+  one = {k: v for k, v in cuts.items() if not k.startswith('mesh')}
   program = f"""
     import json, sys
     sys.path.insert(0, 'tests')
@@ -229,7 +239,7 @@ def test_an_overflow_on_one_device_is_one_everywhere(step):
     from test_step import batch, crossed, poisoned
     from shared_tfm.train import programs
     found = []
-    for cuts in ({{}}, {{'mesh__data': 2, 'mesh__step': {step!r}}}):
+    for cuts in ({one!r}, {cuts!r}):
       made = crossed(model__dtype='float16', data__source='copy', **cuts)
       compiled = programs.Programs(made)
       state, said = compiled.init(np.uint32(0)), []
@@ -252,6 +262,12 @@ def test_an_overflow_on_one_device_is_one_everywhere(step):
   assert two[:, 0].tolist() == [2**15, 2**14, 2**14, 2**14]
   assert two[:, 1].tolist() == [0, 1, 1, 1]
   np.testing.assert_allclose(two, one, rtol=2e-2)
+
+
+def test_a_mean_is_not_summed_in_float16():
+  """Its largest number is 65,504."""
+  x_BLD = jnp.full((1, 1024, 2), 100.0, jnp.float16)
+  assert (_pooled('mean', x_BLD, None) == 100).all()
 
 
 def test_keys_and_values_take_two_bytes():
