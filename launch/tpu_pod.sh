@@ -72,10 +72,10 @@ while true; do
   [ -z "$prepare" ] || on_all "$prepare"
   status=0
   on_all "$train" || status=$?
-  # Done; or bad input, which is no better the second time.
-  if [ "$status" = 0 ] || [ "$status" = 2 ]; then
-    break
-  fi
+  # Done; or bad input, or diverged, which is no better the second time.
+  case $status in
+    0 | 2 | 3) break ;;
+  esac
   [[ $(state) == SUSPEND* ]] || break # else it was taken away
 done
 echo "# it is yours until: $(quoted "${remove[@]}")"

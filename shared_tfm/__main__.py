@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from shared_tfm import config as configs
 from shared_tfm import config_file
-from shared_tfm.errors import BadInput, Interrupted, need
+from shared_tfm.errors import BadInput, Diverged, Interrupted, need
 
 # What a disk may refuse, without saying in which file.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -217,7 +217,8 @@ def _no(overrides: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a verb; returns the exit status.
 
-  0: done. 2: bad input, said in one line. 128 + n: ended by signal n, saved.
+  0: done. 2: bad input, said in one line. 3: diverged, the last good checkpoint
+  kept. 128 + n: ended by signal n, saved.
   """
   logging.basicConfig(format='%(message)s', level=logging.WARNING)
   logging.getLogger('absl').setLevel(logging.CRITICAL)  # what fails is raised
@@ -228,6 +229,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BadInput as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
+  except Diverged as error:
+    print(f'diverged: {error}', file=sys.stderr)
+    return 3
   except Interrupted as error:
     print(f'interrupted: {error}', file=sys.stderr)
     return 128 + error.signal

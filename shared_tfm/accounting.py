@@ -11,7 +11,7 @@ from shared_tfm.config import GATED, Config, Model, loops, shapes, sides
 from shared_tfm.sharing import levels, table
 
 SOURCES = ('kv_source', 'map_source')
-BYTES = {'float32': 4, 'bfloat16': 2}
+BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2}
 
 
 def outer_parameters(model: Model) -> dict[str, int]:

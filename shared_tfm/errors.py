@@ -29,6 +29,29 @@ class Interrupted(Exception):
     self.signal = number
 
 
+class Diverged(Exception):
+  """A run that ended because no gradient was finite any more.
+
+  Attributes:
+    step: after which it ended.
+  """
+
+  def __init__(self, streak: int, step: int, saved: int):
+    """States what was seen, and what the run can go on from.
+
+    Args:
+      streak: micro-batches dropped in a row.
+      step: after which the run ended.
+      saved: the step of its newest checkpoint; 0 where there is none.
+    """
+    kept = f'the checkpoint of step {saved}' if saved else 'no checkpoint'
+    super().__init__(
+      f'{streak} micro-batches in a row had no finite gradient, by step {step}'
+      f' (train.max_skipped); {kept} was saved before'
+    )
+    self.step = step
+
+
 def need(holds: bool, rule: str) -> None:
   """Raises BadInput with `rule` unless it holds."""
   if not holds:

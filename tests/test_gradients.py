@@ -74,7 +74,15 @@ def state_of(config, variables):
   others = {k: v for k, v in variables.items() if k != 'params'}
   key = jax.random.key_data(jax.random.key(3))
   zero = jnp.zeros((), jnp.int32)
-  return steps.State(zero, variables['params'], others, None, zero, key)
+  counts = {'step': zero, 'skipped': zero, 'streak': zero}
+  return steps.State(
+    params=variables['params'],
+    variables=others,
+    opt_state=None,
+    scale=None,
+    key=key,
+    **counts,
+  )
 
 
 def loss_of(logits):

@@ -212,6 +212,7 @@ def test_slurm(log):
     ('exit 0', 0, False),
     ('exit 143', 143, True),  # told to save, as the time was nearly up
     ('exit 2', 2, False),
+    ('exit 3', 3, False),
     ('exit 1', 1, False),
     ('kill -TERM $PPID; exit 143', 143, False),  # cancelled: the shell too
   ],
@@ -277,6 +278,7 @@ esac
     pytest.param(
       'ACTIVE ACTIVE / SUSPENDED', '2', 2, 'ssh ssh', id='bad input'
     ),
+    pytest.param('ACTIVE ACTIVE / SUSPENDED', '3', 3, 'ssh ssh', id='diverged'),
     pytest.param('ACTIVE ACTIVE ACTIVE', '143', 143, 'ssh ssh', id='stopped'),
     pytest.param(
       'ACTIVE ACTIVE SUSPENDING SUSPENDED WAITING_FOR_RESOURCES ACTIVE',
@@ -348,14 +350,14 @@ def test_jobset(change):
 @pytest.mark.parametrize('change', [{}, GPU], ids=['tpu', 'gpu'])
 def test_a_jobset_starts_again_but_not_on_bad_input(change):
   made = rendered({**change, 'restarts': '7'})
-  # Exit status 2 fails the job by its policy, and by that reason the JobSet.
+  # Exit status 2 or 3 fails the job by its policy, and by that the JobSet.
   (job,) = made['spec']['replicatedJobs']
   spec = job['template']['spec']
   assert spec['template']['spec']['restartPolicy'] == 'Never'
   (rule,) = spec['podFailurePolicy']['rules']
   assert rule['action'] == 'FailJob'
   codes = rule['onExitCodes']
-  assert (codes['operator'], codes['values']) == ('In', [2])
+  assert (codes['operator'], codes['values']) == ('In', [2, 3])
   assert codes['containerName'] == container(made)['name']
   assert made['spec']['failurePolicy']['rules'] == [
     {'action': 'FailJobSet', 'onJobFailureReasons': ['PodFailurePolicy']}

@@ -15,6 +15,7 @@ LARGEST = 2**63  # what a program's integers are below
 _BELOW = {  # what is listed has a bound of its own
   'model.num_layers': 2**16,
   'model.num_decoder_layers': 2**16,
+  'train.loss_scale': 2**40,  # the most it grows to
 }
 _MAY_BE_ZERO = {
   'model.core_width',
@@ -31,6 +32,7 @@ _MAY_BE_ZERO = {
   'mesh.data',
   'optimizer.warmup_steps',
   'train.eval_batches',
+  'train.max_skipped',
   'train.score_every',
   'train.seed',
   'train.visit_gradients_every',

@@ -21,7 +21,7 @@ CHOICES = {
   'model.step_signal': ('none', 'learned', 'sinusoidal'),
   'model.embed_project': ('linear', 'safe'),
   'model.embed_scale': ('none', 'width'),
-  'model.dtype': ('float32', 'bfloat16'),
+  'model.dtype': ('float32', 'bfloat16', 'float16'),
   'model.head': ('', 'tokens', 'classes', 'spans', 'tokens_classes'),
   'model.pool': ('first', 'last', 'mean'),
   'model.residual_scale': ('none', 'depth'),

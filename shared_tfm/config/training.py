@@ -38,6 +38,9 @@ class Train:
   log_every: int = 10
   checkpoint_every: int = 100
   keep: int = 2  # latest checkpoints kept, beside the best
+  max_skipped: int = 100  # micro-batches dropped in a row that end it; 0: none
+  loss_scale: int = 2**15  # float16: the first; see train/loss_scale.py
+  loss_scale_every: int = 2000  # ... good micro-batches until it is doubled
   visit_gradients_every: int = 0  # log cosines between visits' gradients
   seed: int = 0
   init_from: str = ''  # a run whose weights it starts from; train/donor.py

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
+from shared_tfm.layers import dot_product
 from shared_tfm.layers.context import Context, Left
 from shared_tfm.layers.linear import linear
 from shared_tfm.layers.position import rotate
-
-_NEVER = -1e30  # a score that softmax turns into 0
 
 
 class Attention(nn.Module):
@@ -94,14 +93,13 @@ class Attention(nn.Module):
     if context.past is not None:
       return self._attend_to_past(q_BLHK, kv, context)
     mask_BL = context.mask_BL
-    attend: Any = jax.nn.dot_product_attention
-    mixed: jax.Array = attend(
+    return dot_product.attend(
       q_BLHK,
-      *kv,
+      kv[0],
+      kv[1],
       mask=None if mask_BL is None else mask_BL[:, None, None, :],
       is_causal=self.model.causal,
     )
-    return mixed
 
   def _attend_to_past(
     self, q_BLHK: jax.Array, kv: Any, context: Context
@@ -121,33 +119,28 @@ class Attention(nn.Module):
       seen_BLL &= context.mask_BL[:, None]
     loops_R = jnp.concatenate([jnp.ones(1, bool), past.readable])
     seen_BLRL = seen_BLL[:, :, None] & loops_R[None, None, :, None]
-    attend: Any = jax.nn.dot_product_attention
-    mixed: jax.Array = attend(
+    return dot_product.attend(
       q_BLHK,
       joined(kv[0], past.made[0]),
       joined(kv[1], past.made[1]),
       mask=seen_BLRL.reshape(b, 1, length, -1),
     )
-    return mixed
 
   def _map(self, x_BLD: jax.Array, context: Context) -> jax.Array:
     """The attention weights, (B, H, L, L)."""
     m = self.model
     q_BLHK = self._query(x_BLD, context)
     k_BLHK = self._per_query_head(self._key(x_BLD, context))
-    scores = jnp.einsum(
-      'blhk,bmhk->bhlm', q_BLHK, k_BLHK, preferred_element_type=jnp.float32
-    )
-    allowed = jnp.ones(scores.shape, bool)
+    b, length, heads, _ = q_BLHK.shape
+    allowed = jnp.ones((b, heads, length, k_BLHK.shape[1]), bool)
     if m.causal:
       allowed = jnp.tril(allowed)
     if context.mask_BL is not None:
       allowed &= context.mask_BL[:, None, None, :]
-    scores = jnp.where(allowed, scores * m.head_dim**-0.5, _NEVER)
-    return jax.nn.softmax(scores, axis=-1).astype(q_BLHK.dtype)
+    return dot_product.weights(q_BLHK, k_BLHK, allowed)
 
   def _mix(self, map_BHLL: Any, v_BLGK: jax.Array) -> jax.Array:
-    return jnp.einsum('bhlm,bmhk->blhk', map_BHLL, self._per_query_head(v_BLGK))
+    return dot_product.mixed(map_BHLL, self._per_query_head(v_BLGK))
 
   def _per_query_head(self, x_BLGK: jax.Array) -> jax.Array:
     m = self.model

@@ -2,6 +2,7 @@
 
 import jax
 
+from shared_tfm.layers import dot_product
 from shared_tfm.layers.attention import Attention
 from shared_tfm.layers.context import Context, Left
 
@@ -28,7 +29,7 @@ class CrossAttention(Attention):
     """
     memory_BSD, mask_BS = context.memory_BSD, context.memory_mask_BS
     assert memory_BSD is not None, 'cross-attention without a memory'
-    mixed_BLHK = jax.nn.dot_product_attention(
+    mixed_BLHK = dot_product.attend(
       self._heads(self.query(x_BLD)),
       self._heads(self.key(memory_BSD)),
       self._heads(self.value(memory_BSD)),

@@ -53,8 +53,13 @@ def _pooled(how: str, x_BLD: jax.Array, mask_BL: jax.Array | None) -> jax.Array:
     places_B = jnp.max(jnp.arange(mask_BL.shape[1])[None] * mask_BL, axis=1)
     return jnp.take_along_axis(x_BLD, places_B[:, None, None], axis=1)[:, 0]
   count_B = jnp.maximum(jnp.sum(mask_BL, axis=1), 1)
-  summed_BD = jnp.einsum('bld,bl->bd', x_BLD, mask_BL.astype(x_BLD.dtype))
-  return summed_BD / count_B[:, None].astype(x_BLD.dtype)
+  summed_BD = jnp.einsum(  # float16 could not hold every sum
+    'bld,bl->bd',
+    x_BLD,
+    mask_BL.astype(x_BLD.dtype),
+    preferred_element_type=jnp.float32,
+  )
+  return (summed_BD / count_B[:, None]).astype(x_BLD.dtype)
 
 
 class Spans(nn.Module):

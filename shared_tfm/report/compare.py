@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import logging
 import platform
+import statistics
 from collections.abc import Sequence
 from importlib import metadata
 from math import nan
@@ -13,12 +15,14 @@ from shared_tfm import accounting, files, tasks
 from shared_tfm import config as configs
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset, tokenizers
-from shared_tfm.errors import BadInput, need
+from shared_tfm.errors import BadInput, Diverged, need
 from shared_tfm.report import history, html, plots, results_file, tables
 from shared_tfm.tasks import prepare
-from shared_tfm.train import donor, log, runs
+from shared_tfm.train import donor, log, programs, runs
 from shared_tfm.train.loop import train
 from shared_tfm.train.watch import progress
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
@@ -43,7 +47,9 @@ def compare(
 
   A sweep that was cut goes on where it was: runs that are done are not run
   again, and the one under way resumes. In `workdir`: results.csv, summary.md,
-  three plots, report.html, and a folder under runs/ for each run.
+  three plots, report.html, and a folder under runs/ for each run. A run that
+  diverges is said to, has no loss (nan) in all of these, and ends no other; the
+  same command tries it again from its last checkpoint.
 
   Args:
     config: a ConfigDict, a dict of fields or a Config; its own sharing plays no
@@ -180,7 +186,26 @@ def _finished(
     except (ValueError, RecursionError) as error:
       raise BadInput(f'{path} is not a result: {error}') from None
   tokenizers.take_over(workdir, run.folder)
-  return train(run.config, run.folder, dataset, bar)
+  try:
+    return train(run.config, run.folder, dataset, bar)
+  except Diverged as error:
+    logger.warning('%s seed %s diverged: %s', run.scheme, run.seed, error)
+    bar.update(run.config.train.num_steps - error.step)
+    return _lost(run, error.step)
+
+
+def _lost(run: Run, step: int) -> dict[str, Any]:
+  """What there is to say of a run that diverged by this step."""
+  lines = [line for line in log.read(run.folder) if line['kind'] == 'train']
+  speeds = [line['tokens_per_second'] for line in lines]
+  return {
+    'train_loss': None,
+    'validation_loss': None,
+    'steps': step,
+    'tokens': lines[-1]['tokens'] if lines else 0,
+    'tokens_per_second': statistics.median(speeds) if speeds else None,
+    'peak_memory_bytes': programs.programs(run.config).peak_bytes,
+  }
 
 
 def _result(run: Run, measured: dict[str, Any]) -> results_file.Result:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from shared_tfm import accounting, tasks
 from shared_tfm.config import Config
 from shared_tfm.errors import need
+from shared_tfm.train import mesh as meshes
 from shared_tfm.train import runs
 from shared_tfm.train import step as steps
 from shared_tfm.train.checkpoint import Checkpoints
@@ -88,7 +89,8 @@ def start(
   donor = runs.read_config(folder)
   names = _matched(config, donor)
   checkpoints = Checkpoints(folder / runs.CHECKPOINTS)
-  given = checkpoints.load('best', Programs(donor).shapes)
+  mesh = meshes.make(config)  # on which that run need not have been
+  given = checkpoints.load('best', Programs(donor, mesh).shapes)
   checkpoints.close()
   there = _flat({'params': given.params, **given.variables})
   tree = {'params': state.params, **state.variables}

@@ -11,7 +11,7 @@ import tqdm
 
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
-from shared_tfm.errors import Interrupted
+from shared_tfm.errors import Diverged, Interrupted
 from shared_tfm.tasks import prepare
 from shared_tfm.train import adapt, donor, frozen, hosts, runs
 from shared_tfm.train import mesh as meshes
@@ -46,6 +46,8 @@ def train(
       weights to start from do not fit.
     Interrupted: a signal ended the run; it was saved and can be resumed.
     OSError: something could not be written; it names what.
+    Diverged: `train.max_skipped` micro-batches in a row were dropped; the
+      newest checkpoint is one from before.
   """
   with contextlib.ExitStack() as held:  # files, and the folder's lock
     return _train(config, Path(workdir), dataset, bar, held)
@@ -102,7 +104,8 @@ def _train(
   bar.update(start)
   meter = Meter(tokens, unread)
   measured = scored = None
-  ending = False
+  ending = diverged = owed = False  # owed: a checkpoint
+  saved = start
 
   # The steps. Losses stay on the device until it is time to log.
   with interruption() as stop, jax.transfer_guard('disallow'):
@@ -150,7 +153,8 @@ def _train(
         log.write('score', step, {**scored, 'tokens': meter.total()})
 
       ending = hosts.ending(step, stop)  # once: what ends the loop is saved
-      if due(step, t.checkpoint_every, t.num_steps) or ending:
+      owed |= due(step, t.checkpoint_every, t.num_steps)
+      if owed or ending:
         with meter.paused():
           loss = measured['loss'] if measured else None
           position = {
@@ -159,9 +163,16 @@ def _train(
             'unread': meter.unread(),
             'adapt': adapter.get_state(),
           }
-          checkpoints.save(step, state, position, loss)
+          # A step that was dropped whole would push out the one that a run that
+          # diverges goes on from, and has nothing new; its checkpoint waits.
+          whole = meter.streak >= t.accumulate
+          last = ending or step == t.num_steps
+          if not meter.diverged(t.max_skipped) and (last or not whole):
+            checkpoints.save(step, state, position, loss)
+            saved, owed = step, False
 
-      if ending:
+      diverged = meter.diverged(t.max_skipped)
+      if ending or diverged:
         break
 
     checkpoints.close()  # no signal cuts the last save either
@@ -171,6 +182,8 @@ def _train(
   cut = ending and step < t.num_steps
   if cut or own:
     bar.close()  # what is said next gets a line of its own
+  if diverged:
+    raise Diverged(meter.longest, step, saved)
   if cut:
     raise Interrupted(stop[0] if stop else signal.SIGTERM, step)
   if measured is None:

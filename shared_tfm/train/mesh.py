@@ -223,9 +223,9 @@ def sharded(
   """A gradient by shard_map: every shard's of its own sequences, added up.
 
   Args:
-    gradient: (params, variables, batch, key) -> (gradients, (sums, means,
-      variables)), of a loss that is a sum over sequences. It is run on each
-      shard, and leaves the variables as they are.
+    gradient: (params, variables, batch, key, scale) -> (gradients, (sums,
+      means, variables)), of a loss that is a sum over sequences. It is run on
+      each shard, and leaves the variables as they are.
     mesh: to run on.
     shardings: of the parameters.
 
@@ -236,17 +236,23 @@ def sharded(
   cuts = jax.tree.map(lambda s: s.spec, shardings)
   whole = jax.tree.map(lambda s: _without(s.spec), shardings)
   stacked = jax.tree.map(lambda s: PartitionSpec(SHARDS, *s), whole)
-  rows = PartitionSpec(SHARDS)
+  rows, everyone = PartitionSpec(SHARDS), PartitionSpec()
 
-  def on_shard(params: Any, variables: Any, batch: Any, key: Any) -> Any:
+  def on_shard(
+    params: Any, variables: Any, batch: Any, key: Any, scale: Any
+  ) -> Any:
     key = jax.random.fold_in(key, jax.lax.axis_index(SHARDS))
-    grads, (sums, means, variables) = gradient(params, variables, batch, key)
+    grads, (sums, means, variables) = gradient(
+      params, variables, batch, key, scale
+    )
     seen = jax.lax.psum(sums, SHARDS), jax.lax.pmean(means, SHARDS), variables
     return jax.tree.map(lambda g: g[None], grads), seen
 
   # Three maps and not one: inside a map over some axes the compiler would make
   # whole along the others whatever is gathered or scattered.
-  def whole_gradient(params: Any, variables: Any, batch: Any, key: Any) -> Any:
+  def whole_gradient(
+    params: Any, variables: Any, batch: Any, key: Any, scale: Any
+  ) -> Any:
     gathered = jax.shard_map(
       lambda p: jax.tree.map(_gather, p, cuts),
       mesh=mesh,
@@ -257,11 +263,11 @@ def sharded(
     grads, seen = jax.shard_map(
       on_shard,
       mesh=mesh,
-      in_specs=(PartitionSpec(), PartitionSpec(), rows, PartitionSpec()),
-      out_specs=(rows, PartitionSpec()),
+      in_specs=(everyone, everyone, rows, everyone, everyone),
+      out_specs=(rows, everyone),
       axis_names=set(SHARDS),
       check_vma=False,
-    )(gathered, variables, batch, key)
+    )(gathered, variables, batch, key, scale)
     grads = jax.shard_map(
       lambda g: jax.tree.map(_scatter, g, cuts),
       mesh=mesh,

@@ -57,15 +57,20 @@ def _kind(batch: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
 class Programs:
   """What a run executes, each compiled when it is first asked for."""
 
-  def __init__(self, config: Config):
-    """Remembers the config, whose seed plays no part."""
-    self.config = config
+  def __init__(self, config: Config, mesh: jax.sharding.Mesh | None = None):
+    """Remembers the config, whose seed plays no part.
+
+    Args:
+      config: as `config.cross` returns it.
+      mesh: to have a state on; None for the config's own.
+    """
+    self.config, self._mesh = config, mesh
     self.task = tasks.make(config)
 
   @functools.cached_property
   def mesh(self) -> jax.sharding.Mesh:
     """The devices."""
-    return meshes.make(self.config)
+    return self._mesh or meshes.make(self.config)
 
   @functools.cached_property
   def shapes(self) -> Any:

@@ -31,6 +31,7 @@ OBSERVING = {
   'train.log_every',
   'train.checkpoint_every',
   'train.keep',
+  'train.max_skipped',
   'train.visit_gradients_every',
 }
 

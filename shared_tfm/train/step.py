@@ -19,8 +19,8 @@ from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.model import Transformer, build
 from shared_tfm.tasks import Task
+from shared_tfm.train import loss_scale, optimizer
 from shared_tfm.train import mesh as meshes
-from shared_tfm.train import optimizer
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -36,6 +36,8 @@ class State(flax.struct.PyTreeNode):
       'stack', leaves have a slot per visit.
     opt_state: the optimizer's.
     skipped: micro-batches dropped because their gradient was not finite.
+    streak: how many of them were the last ones, in a row.
+    scale: by which the loss is multiplied; None where the dtype needs none.
     key: raw PRNG key data that dropout keys are derived from.
   """
 
@@ -44,6 +46,8 @@ class State(flax.struct.PyTreeNode):
   variables: Any
   opt_state: Any
   skipped: jax.Array
+  streak: jax.Array
+  scale: loss_scale.Scale | None
   key: jax.Array
 
 
@@ -68,6 +72,8 @@ def initial(config: Config, seed: jax.Array) -> State:
     variables=variables,
     opt_state=optimizer.make(config).init((params, jnp.zeros(()))),
     skipped=jnp.zeros((), jnp.int32),
+    streak=jnp.zeros((), jnp.int32),
+    scale=loss_scale.initial(config),
     key=jax.random.key_data(key),
   )
 
@@ -89,9 +95,10 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   """The training step: (state, batch) -> (state, metrics), pure.
 
   Metrics: 'loss' per weighted target, at the last exit, 'learning_rate',
-  'skipped', 'tokens' of the batch, and of the last micro-batch where there are
-  several: 'grad_norm' of the mean gradient before clipping, what the model
-  measures ('loops') and the further terms of its loss ('router_loss').
+  'skipped', the longest 'streak' of the step, 'loss_scale' where there is one,
+  'tokens' of the batch, and of the last micro-batch where there are several:
+  'grad_norm' of the mean gradient before clipping, what the model measures
+  ('loops') and the further terms of its loss ('router_loss').
   """
   model, mesh = build(config, train=True), meshes.make(config)
   by_shard = meshes.shard_maps(config, mesh)
@@ -102,7 +109,9 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   update_rule = optimizer.make(config)
   rate = optimizer.schedule(config)
 
-  def loss(params: Any, variables: Any, batch: Batch, key: jax.Array) -> Any:
+  def loss(
+    params: Any, variables: Any, batch: Batch, key: jax.Array, scale: Any
+  ) -> Any:
     (total, sums, seen), variables = model.apply(
       {'params': params, **variables},
       batch,
@@ -111,7 +120,8 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
       method=measured,
     )
     size = batch['weights'].size * count  # of all shards
-    return total / size, (sums, seen, variables)
+    total = loss_scale.scaled(total / size, scale)
+    return total, (sums, seen, variables)
 
   gradient = jax.grad(loss, has_aux=True)
   if by_shard:
@@ -122,8 +132,13 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
     index, batch = indexed
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     grads, (sums, seen, variables) = gradient(
-      state.params, state.variables, batch, jax.random.fold_in(key, index)
+      state.params,
+      state.variables,
+      batch,
+      jax.random.fold_in(key, index),
+      state.scale,
     )
+    grads = loss_scale.unscaled(grads, state.scale)
     weight = sums['weight'] / batch['weights'].size
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
@@ -142,13 +157,17 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
       ),
       opt_state=opt_state,
       skipped=state.skipped + ~finite,
+      streak=jnp.where(finite, 0, state.streak + 1),
+      scale=loss_scale.after(
+        state.scale, finite, config.train.loss_scale_every
+      ),
     )
-    return state, (sums, {**seen, 'grad_norm': norm / weight})
+    return state, (sums, {**seen, 'grad_norm': norm / weight}, state.streak)
 
   def step(state: State, batch: Batch) -> tuple[State, Metrics]:
     parts = config.train.accumulate
     learning_rate = jnp.asarray(rate(state.step), jnp.float32)
-    state, (sums, seen) = jax.lax.scan(
+    state, (sums, seen, streaks) = jax.lax.scan(
       micro, state, (jnp.arange(parts), _split(batch, parts, mesh))
     )
     metrics = {
@@ -157,7 +176,10 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
       'learning_rate': learning_rate,
       'tokens': task.tokens(batch),
       'skipped': state.skipped,
+      'streak': jnp.max(streaks),
     }
+    if state.scale is not None:
+      metrics['loss_scale'] = state.scale.value
     return state.replace(step=state.step + 1), metrics
 
   return step

@@ -19,6 +19,7 @@ from shared_tfm.model import Transformer
 from shared_tfm.model.stack import layout
 from shared_tfm.model.untied import spread, untied
 from shared_tfm.sharing.adaptive import cosines
+from shared_tfm.train import loss_scale
 from shared_tfm.train.step import Batch, State, losses
 
 
@@ -45,11 +46,12 @@ def visit_gradients(config: Config) -> Callable[[State, Batch], Any]:
       mutable=list(others),
       method=measured,
     )
-    return total / batch['weights'].size
+    return loss_scale.scaled(total / batch['weights'].size, state.scale)
 
   def gradients(state: State, batch: Batch) -> Any:
     params = spread(config.model, state.params, state.variables)
-    return jax.grad(loss)(params, state, batch)
+    grads = jax.grad(loss)(params, state, batch)
+    return loss_scale.unscaled(grads, state.scale)
 
   return gradients
 

@@ -15,6 +15,8 @@ import tqdm
 from shared_tfm.train import hosts
 from shared_tfm.train.step import Metrics
 
+LATEST = {'learning_rate', 'loss_scale', 'skipped'}  # no means are logged
+
 
 def due(step: int, every: int, last: int) -> bool:
   """Whether it is time: at every so many steps, and at the last; 0: never."""
@@ -38,6 +40,8 @@ class Meter:
 
   Attributes:
     tokens: how many have been trained on, but for what is pending.
+    streak: micro-batches dropped in a row, up to and in the last step read.
+    longest: the longest streak of all that were read.
   """
 
   def __init__(self, tokens: int, unread: Sequence[dict[str, float]]):
@@ -49,11 +53,12 @@ class Meter:
     """
     self.tokens = self.read_at = tokens
     self.waiting = list(unread)
+    self.streak = self.longest = 0
     self.pending: list[Metrics] = []
     self.clock = time.perf_counter()
 
   def add(self, metrics: Metrics) -> None:
-    """Takes one step's metrics, 'tokens' among them, without waiting."""
+    """Takes one step's metrics, as `train_step` has them, without waiting."""
     self.pending.append(metrics)
 
   def read(self) -> dict[str, float]:
@@ -67,7 +72,7 @@ class Meter:
     self.waiting, self.clock = [], now
     self.read_at = self.tokens
     means = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
-    for latest in ('learning_rate', 'skipped'):
+    for latest in LATEST & means.keys():
       means[latest] = values[-1][latest]
     return {**means, 'tokens': self.tokens, 'tokens_per_second': speed}
 
@@ -75,6 +80,8 @@ class Meter:
     """Waits for what is pending; every step's metrics since the last read."""
     for metrics in jax.device_get(self.pending):
       self.tokens += int(metrics.pop('tokens'))
+      self.streak = int(metrics.pop('streak'))
+      self.longest = max(self.longest, self.streak)
       self.waiting.append({k: float(value) for k, value in metrics.items()})
     self.pending = []
     return self.waiting
@@ -83,6 +90,10 @@ class Meter:
     """Waits for what is pending; how many tokens have been trained on."""
     self.unread()
     return self.tokens
+
+  def diverged(self, most: int) -> bool:
+    """Whether, of what was read, so many in a row were dropped; 0: never."""
+    return 0 < most <= self.longest
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
