@@ -1,6 +1,7 @@
 """The verbs of `python -m shared_tfm`: flags in, one call out."""
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 from shared_tfm import config as configs
 from shared_tfm import config_file
+from shared_tfm.config import parallel
 from shared_tfm.errors import BadInput, Interrupted, need
 
 
@@ -39,6 +41,12 @@ def parser() -> Parser:
   for made in (described, trained, compared):
     made.add_argument('--config', required=True, help='a file in configs/')
   described.add_argument('--json', action='store_true')
+  described.add_argument(
+    '--mesh', help='plan a training step on devices: data:16,fsdp:16'
+  )
+  described.add_argument(
+    '--profile', help='of such a device: h100, tpu_v5p, ..., or FILE.json'
+  )
   trained.add_argument(
     '--distributed', action='store_true', help='let JAX find the processes'
   )
@@ -90,11 +98,32 @@ def describe(args: Any, overrides: Sequence[str]) -> None:
   from shared_tfm import accounting
   from shared_tfm.report import overview
 
-  config = config_file.load(args.config, overrides)
-  described = accounting.describe(config)
-  print(
-    json.dumps(described) if args.json else overview.render(config, described)
+  need(
+    args.mesh is not None or args.profile is None,
+    '--profile is of the devices of a --mesh',
   )
+  sizes = parallel.sizes(args.mesh) if args.mesh is not None else {}
+  cuts = [f'--config.mesh.{axis}={size}' for axis, size in sizes.items()]
+  config = config_file.load(args.config, [*overrides, *cuts])
+  described = accounting.describe(config)
+  planned = None
+  if args.mesh is not None:
+    planned = _planned(config, args.profile or 'h100')
+    described['plan'] = dataclasses.asdict(planned)
+  if args.json:
+    print(json.dumps(described))
+    return
+  print(overview.render(config, described))
+  if planned:
+    from shared_tfm.report import planned as report
+
+    print(f'\n{report.render(planned)}')
+
+
+def _planned(config: configs.Config, name: str) -> Any:
+  from shared_tfm.train import plan, profile
+
+  return plan.plan(config, profile.profile(name))
 
 
 def train(args: Any, overrides: Sequence[str]) -> None:

@@ -76,6 +76,14 @@ class Programs:
     )
 
   @functools.cached_property
+  def batches(self) -> list[Any]:
+    """The shapes of each kind of batch, and their shardings."""
+    return [
+      _placed(batch, meshes.of_batch(batch, self.mesh))
+      for batch in self.task.batches()
+    ]
+
+  @functools.cached_property
   def init(self) -> Any:
     """(seed) -> state."""
     init = functools.partial(steps.initial, self.config)
@@ -111,12 +119,8 @@ class Programs:
   def _shaped(
     self, function: Any, trains: bool = False, **options: Any
   ) -> Shaped:
-    batches = [
-      _placed(batch, meshes.of_batch(batch, self.mesh))
-      for batch in self.task.batches()
-    ]
     with meshes.stream(self.config, self.mesh, trains):
-      return Shaped(function, self.shapes, batches, **options)
+      return Shaped(function, self.shapes, self.batches, **options)
 
   @functools.cached_property
   def where(self) -> Any:
@@ -162,14 +166,15 @@ class Programs:
   @property
   def peak_bytes(self) -> int:
     """Memory of the largest training step: state, batch and temporaries."""
-    found = [p.memory_analysis() for p in self.train.compiled.values()]
-    return max(
-      memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      - memory.alias_size_in_bytes
-      + memory.temp_size_in_bytes
-      for memory in found
-    )
+    return max(map(peak, self.train.compiled.values()))
+
+
+def peak(compiled: Any) -> int:
+  """Bytes of a device that one program takes at most."""
+  memory = compiled.memory_analysis()
+  held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  return int(held + new)
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:
