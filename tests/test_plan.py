@@ -248,7 +248,7 @@ def test_a_plan_as_text():
 # Against a run.
 
 RUN = """\
-import json, pathlib, re, sys
+import ctypes, json, pathlib, re, sys
 import jax
 import numpy as np
 from shared_tfm import config
@@ -275,7 +275,8 @@ def status(name):
   return int(re.search(name + r':\\s+(\\d+)', text)[1]) * 1024
 
 before, grown = [held(state), held(batch)], []
-for _ in range(6):
+for _ in range(5):
+  ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # forgets the peak
   start = status('VmRSS')
   state, metrics = compiled.train(state, batch)
@@ -294,14 +295,16 @@ print(json.dumps({
 )
 @pytest.mark.parametrize('remat', ['full', 'none'])
 def test_memory_is_what_a_run_on_eight_devices_takes(remat):
-  """Arguments to the byte; temporaries as the process grows, within 30 %.
+  """Arguments to the byte; temporaries as the process grows, within 20 %.
 
   The devices of a CPU count no memory of their own, and share one process: its
   peak during a step, less what it had before, is eight times the temporaries,
-  but for what the allocator had kept from the step before and for what threads
-  need. The first steps grow by more, and are not taken.
+  but for what threads and the runtime need. The first step grows by more, and
+  is not taken; a later one by less where one device ends early. Blocks above 32
+  MiB go back to the system as soon as they are free, so that none is missed.
   """
   model = MODEL | {
+    'num_layers': 2,
     'd_model': 128,
     'num_heads': 4,
     'vocab_size': 4096,
@@ -314,9 +317,9 @@ def test_memory_is_what_a_run_on_eight_devices_takes(remat):
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout.splitlines()[-1])
   assert found['held'] == [[found['state']], [found['batch']]]
-  assert found['temporaries'] > 2**25  # large beside all else
-  grown = sorted(found['grown'][2:])[2] / 8
-  assert grown == pytest.approx(found['temporaries'], rel=0.3)
+  assert found['temporaries'] > 2**25
+  grown = max(found['grown'][1:]) / 8
+  assert grown == pytest.approx(found['temporaries'], rel=0.2)
 
 
 # Bad input.

@@ -54,7 +54,8 @@ class Work:
       state is written, and so are every matrix product's operands and result,
       in the model's dtype; all else is taken to be fused into these.
     sent: bytes to other devices, by kind of collective.
-    looped: of them, those that are sent inside a loop.
+    looped: of them, those that are sent inside a loop, be it over depth or over
+      micro-batches.
   """
 
   model_flops: int
