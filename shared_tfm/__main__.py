@@ -1,7 +1,6 @@
 """The verbs of `python -m shared_tfm`: flags in, one call out."""
 
 import argparse
-import dataclasses
 import json
 import logging
 import os
@@ -98,32 +97,17 @@ def describe(args: Any, overrides: Sequence[str]) -> None:
   from shared_tfm import accounting
   from shared_tfm.report import overview
 
-  need(
-    args.mesh is not None or args.profile is None,
-    '--profile is of the devices of a --mesh',
-  )
-  sizes = parallel.sizes(args.mesh) if args.mesh is not None else {}
-  cuts = [f'--config.mesh.{axis}={size}' for axis, size in sizes.items()]
+  cuts = parallel.overrides(args.mesh, args.profile)
   config = config_file.load(args.config, [*overrides, *cuts])
-  described = accounting.describe(config)
-  planned = None
-  if args.mesh is not None:
-    planned = _planned(config, args.profile or 'h100')
-    described['plan'] = dataclasses.asdict(planned)
+  described, text = accounting.describe(config), ''
+  if cuts:
+    from shared_tfm.report import planned
+
+    described['plan'], text = planned.make(config, args.profile)
   if args.json:
     print(json.dumps(described))
-    return
-  print(overview.render(config, described))
-  if planned:
-    from shared_tfm.report import planned as report
-
-    print(f'\n{report.render(planned)}')
-
-
-def _planned(config: configs.Config, name: str) -> Any:
-  from shared_tfm.train import plan, profile
-
-  return plan.plan(config, profile.profile(name))
+  else:
+    print(overview.render(config, described) + text)
 
 
 def train(args: Any, overrides: Sequence[str]) -> None:

@@ -357,6 +357,17 @@ def test_a_batch_that_the_mesh_does_not_divide(here):
   )
 
 
+@pytest.mark.slow
+def test_no_kind_of_batch_may_be_one_that_cannot_be_cut():
+  config = f'--config={TOP}/configs/translation_wmt14.py'
+  done = process('-m', 'shared_tfm', 'describe', config, '--mesh=data:2')
+  assert (done.returncode, done.stdout) == (2, '')
+  assert done.stderr == (
+    'error: mesh.data x mesh.fsdp = 2 shards must each get as many examples,'
+    ' and one kind of batch has 4736 in 128 parts\n'
+  )
+
+
 WHOLE = dict.fromkeys(
   [f.name for f in dataclasses.fields(Profile) if f.name != 'source'], 1e9
 )

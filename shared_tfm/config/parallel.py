@@ -75,6 +75,24 @@ def sizes(text: str) -> dict[str, int]:
   return dict.fromkeys(AXES, 1) | found
 
 
+def overrides(mesh: str | None, profile: str | None) -> list[str]:
+  """A mesh that is to be planned, as if each axis had been given as a field.
+
+  Args:
+    mesh: see `sizes`; None: nothing is to be planned.
+    profile: of its devices; None: not given.
+
+  Raises:
+    BadInput: see `sizes`; or only a profile is given.
+  """
+  need(
+    mesh is not None or profile is None,
+    '--profile is of the devices of a --mesh',
+  )
+  given = sizes(mesh) if mesh is not None else {}
+  return [f'--config.mesh.{axis}={size}' for axis, size in given.items()]
+
+
 def whole_batch(config: Config) -> str:
   """The field by which a training step is more than a sum over sequences.
 

@@ -1,8 +1,14 @@
 """A plan of a training step, as text for a terminal."""
 
+import dataclasses
 import math
+from typing import Any
 
-from shared_tfm.train.plan import Plan
+from shared_tfm.config import Config
+from shared_tfm.train import profile as profiles
+from shared_tfm.train.plan import Plan, plan
+
+DEVICE = 'h100'  # unless told
 
 NOTE = """\
 A plan and no promise: it was compiled for CPUs, whose compiler keeps much of
@@ -10,6 +16,20 @@ what is bfloat16 in float32 (memory and tensor parallelism's sums come out too
 large), and fuses, lays out and combines otherwise than that of a GPU or TPU.
 Edit the figures of the device with --profile=FILE.json, such as
 {"base": "h100", "link_bandwidth": 200e9}."""
+
+
+def make(config: Config, profile: str | None) -> tuple[dict[str, Any], str]:
+  """Plans a training step.
+
+  Args:
+    config: its mesh is that of the devices.
+    profile: of each of them, a name or a file; None: `DEVICE`.
+
+  Returns:
+    The plan as JSON can hold it, and as text that follows another.
+  """
+  made = plan(config, profiles.profile(profile or DEVICE))
+  return dataclasses.asdict(made), f'\n\n{render(made)}'
 
 
 def render(plan: Plan) -> str:

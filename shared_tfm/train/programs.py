@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
+from shared_tfm.errors import need
 from shared_tfm.train import hosts, visits
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train import step as steps
@@ -77,7 +78,19 @@ class Programs:
 
   @functools.cached_property
   def batches(self) -> list[Any]:
-    """The shapes of each kind of batch, and their shardings."""
+    """The shapes of each kind of batch, and their shardings.
+
+    Raises:
+      BadInput: one of them, such as those of short texts, cannot be cut.
+    """
+    shards, parts = meshes.count(self.mesh), self.config.train.accumulate
+    for batch in self.task.batches():
+      rows = batch['inputs'].shape[0]
+      need(
+        rows // parts % shards == 0,
+        f'mesh.data x mesh.fsdp = {shards} shards must each get as many'
+        f' examples, and one kind of batch has {rows} in {parts} parts',
+      )
     return [
       _placed(batch, meshes.of_batch(batch, self.mesh))
       for batch in self.task.batches()
