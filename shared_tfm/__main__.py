@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from shared_tfm import config as configs
 from shared_tfm import config_file
+from shared_tfm.config import parallel
 from shared_tfm.errors import BadInput, Diverged, Interrupted, need
 
 # What a disk may refuse, without saying in which file.
@@ -43,6 +44,12 @@ def parser() -> Parser:
   for made in (described, trained, compared):
     made.add_argument('--config', required=True, help='a file in configs/')
   described.add_argument('--json', action='store_true')
+  described.add_argument(
+    '--mesh', help='plan a training step on devices: data:16,fsdp:16'
+  )
+  described.add_argument(
+    '--profile', help='of such a device: h100, tpu_v5p, ..., or FILE.json'
+  )
   trained.add_argument(
     '--distributed', action='store_true', help='let JAX find the processes'
   )
@@ -94,11 +101,17 @@ def describe(args: Any, overrides: Sequence[str]) -> None:
   from shared_tfm import accounting
   from shared_tfm.report import overview
 
-  config = config_file.load(args.config, overrides)
-  described = accounting.describe(config)
-  print(
-    json.dumps(described) if args.json else overview.render(config, described)
-  )
+  cuts = parallel.overrides(args.mesh, args.profile)
+  config = config_file.load(args.config, [*overrides, *cuts])
+  described, text = accounting.describe(config), ''
+  if cuts:
+    from shared_tfm.report import planned
+
+    described['plan'], text = planned.make(config, args.profile)
+  if args.json:
+    print(json.dumps(described))
+  else:
+    print(overview.render(config, described) + text)
 
 
 def train(args: Any, overrides: Sequence[str]) -> None:

@@ -23,10 +23,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from shared_tfm.config import Config
 from shared_tfm.config import Mesh as Cuts
-from shared_tfm.config.parallel import whole_batch
+from shared_tfm.config.parallel import AXES, whole_batch
 from shared_tfm.errors import need
 
-AXES = ('data', 'fsdp', 'tensor', 'sequence')
 SHARDS = ('data', 'fsdp')  # the axes that cut a batch
 
 # Of each logical axis of a weight, the mesh axis that cuts it. Where two axes

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
+from shared_tfm.errors import need
 from shared_tfm.train import hosts, visits
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train import step as steps
@@ -81,6 +82,26 @@ class Programs:
     )
 
   @functools.cached_property
+  def batches(self) -> list[Any]:
+    """The shapes of each kind of batch, and their shardings.
+
+    Raises:
+      BadInput: one of them, such as those of short texts, cannot be cut.
+    """
+    shards, parts = meshes.count(self.mesh), self.config.train.accumulate
+    for batch in self.task.batches():
+      rows = batch['inputs'].shape[0]
+      need(
+        rows // parts % shards == 0,
+        f'mesh.data x mesh.fsdp = {shards} shards must each get as many'
+        f' examples, and one kind of batch has {rows} in {parts} parts',
+      )
+    return [
+      _placed(batch, meshes.of_batch(batch, self.mesh))
+      for batch in self.task.batches()
+    ]
+
+  @functools.cached_property
   def init(self) -> Any:
     """(seed) -> state."""
     init = functools.partial(steps.initial, self.config)
@@ -116,12 +137,8 @@ class Programs:
   def _shaped(
     self, function: Any, trains: bool = False, **options: Any
   ) -> Shaped:
-    batches = [
-      _placed(batch, meshes.of_batch(batch, self.mesh))
-      for batch in self.task.batches()
-    ]
     with meshes.stream(self.config, self.mesh, trains):
-      return Shaped(function, self.shapes, batches, **options)
+      return Shaped(function, self.shapes, self.batches, **options)
 
   @functools.cached_property
   def where(self) -> Any:
@@ -167,14 +184,15 @@ class Programs:
   @property
   def peak_bytes(self) -> int:
     """Memory of the largest training step: state, batch and temporaries."""
-    found = [p.memory_analysis() for p in self.train.compiled.values()]
-    return max(
-      memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      - memory.alias_size_in_bytes
-      + memory.temp_size_in_bytes
-      for memory in found
-    )
+    return max(map(peak, self.train.compiled.values()))
+
+
+def peak(compiled: Any) -> int:
+  """Bytes of a device that one program takes at most."""
+  memory = compiled.memory_analysis()
+  held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  return int(held + new)
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:

@@ -3,23 +3,15 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+
+from shared_tfm.train import hlo
 
 PERMUTE, SCATTER = 'collective-permute', 'reduce-scatter'
-BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's32': 4, 'u32': 4, 'f32': 4}
-BYTES |= {'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 's64': 8, 'u64': 8, 'f64': 8}
 
-_COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.-]+) .*\{$')
 _SENDS = re.compile(
   r'= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all'
   r'|collective-permute)(?:-start)?\('
 )
-_CALLED = re.compile(
-  r'(?:to_apply|calls|body|condition|true_computation|false_computation)'
-  r'=%?([\w.-]+)|branch_computations=\{([^}]*)\}'
-)
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_ALL = re.compile(r'num_partitions=(\d+)')
 # The four ways in which HLO writes groups: all devices, groups one by one,
 # their number and size, and axes of a mesh (one of them perhaps in part).
 _LISTED = re.compile(r'replica_groups=\{(?:\{([\d,]+)\}.*?)?\}')
@@ -27,7 +19,6 @@ _COUNTED = re.compile(r'replica_groups=\[\d+,(\d+)\]')
 _MESH = re.compile(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}')
 _AXIS = re.compile(r"'(\w+)'=(\d+)")
 _TAKEN = re.compile(r"'(\w+)'(?::\(\d+\)(\d+))?")
-_ARRAY = re.compile(r'(\w+)\[([\d,]*)\]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,59 +53,26 @@ class Collective:
     return self.runs * once * (2 if self.kind == 'all-reduce' else 1)
 
 
-def collectives(hlo: str) -> list[Collective]:
+def collectives(text: str) -> list[Collective]:
   """All collectives of a program among more than one device.
 
   Args:
-    hlo: `compiled.as_text()`. A loop whose number of rounds is not known there
+    text: `compiled.as_text()`. A loop whose number of rounds is not known there
       counts as one round.
 
   Raises:
     ValueError: a collective is written in a way that is not known.
   """
-  computations: dict[str, list[str]] = {}
-  entry = inside = ''
-  for line in hlo.splitlines():
-    if head := _COMPUTATION.match(line):
-      inside = head[2]
-      computations[inside] = []
-      entry = inside if head[1] else entry
-    elif inside:
-      computations[inside].append(line)
-  found = _ALL.search(hlo)
-  devices = int(found[1]) if found else 1
-  walked = _walk(computations, entry, 1, False, devices)
-  return [c for c in walked if c.group > 1]
-
-
-def _walk(
-  computations: dict[str, list[str]],
-  name: str,
-  runs: int,
-  looped: bool,
-  devices: int,
-) -> Iterator[Collective]:
-  for line in computations[name]:
-    if found := _SENDS.search(line):
-      group = devices if found[2] == PERMUTE else _group(line, devices)
-      size = _bytes(found[1]) * (group if found[2] == SCATTER else 1)
-      yield Collective(found[2], size, group, runs, looped)
-      continue  # what it reduces by sends nothing
-    loops = ' while(' in line
-    trips = _TRIPS.search(line) if loops else None
-    rounds = int(trips[1]) if trips else 1
-    for one, several in _CALLED.findall(line):
-      for called in [one] if one else re.split(r'[%, ]+', several.strip('% ')):
-        yield from _walk(
-          computations, called, runs * rounds, looped or loops, devices
-        )
-
-
-def _bytes(shapes: str) -> int:
-  return sum(
-    BYTES[dtype] * math.prod(int(n) for n in dims.split(',') if n)
-    for dtype, dims in _ARRAY.findall(shapes)
-  )
+  program = hlo.Program(text)
+  found = []
+  for line in program.lines():
+    if sends := _SENDS.search(line.text):
+      group = program.devices
+      if sends[2] != PERMUTE:
+        group = _group(line.text, group)
+      size = hlo.size(sends[1]) * (group if sends[2] == SCATTER else 1)
+      found.append(Collective(sends[2], size, group, line.runs, line.looped))
+  return [c for c in found if c.group > 1]
 
 
 def _group(line: str, devices: int) -> int:
