@@ -31,9 +31,9 @@ def get_config():
     'sharing': {'layer': 'cycle:2'},
   }
   config.train = {
-    'num_steps': 600,
+    'num_steps': 240,
     'batch_size': 16,
-    'eval_every': 300,
+    'eval_every': 120,
     'eval_batches': 2,
     'checkpoint_every': 20,
     'log_every': 20,
@@ -174,7 +174,7 @@ def test_a_run_on_two_hosts_that_are_killed_and_moved(tmp_path):
 
   assert Started(one, 1, 1).end()[0] == [0]
   expected, found = losses(one), losses(many)
-  assert found.keys() == expected.keys() and ('train', 600) in found
+  assert found.keys() == expected.keys() and ('train', 240) in found
   for key, (loss, tokens) in expected.items():
     assert found[key] == (pytest.approx(loss, rel=1e-3), tokens), key
   assert (many / 'run' / 'result.json').exists()

@@ -142,12 +142,7 @@ class Checkpoints:
     self, which: str, like: Any
   ) -> tuple[int, Any, dict[str, Any]] | None:
     """The 'best' good one, or else the newest."""
-    while losses := self._losses():
-      measured = [s for s, loss in losses.items() if loss is not None]
-      if which == 'best' and measured:
-        step = min(measured, key=lambda step: losses[step])
-      else:
-        step = max(losses)
+    while (step := hosts.of_first(self._chosen(which))) >= 0:
       found, error = None, Exception('another process cannot read it')
       try:
         found = self._read(step, like)
@@ -156,13 +151,20 @@ class Checkpoints:
       if hosts.agreed(found is not None) and found:
         return step, *found
       self._set_aside(step, error)
-      hosts.agreed(True)  # that it is, before anyone looks for the next
     if self.damaged:
       raise BadInput(
         f'no checkpoint in {self.folder} can be used; damaged:'
         f' {", ".join(map(str, self.damaged))}'
       )
     return None
+
+  def _chosen(self, which: str) -> int:
+    """The step to be read next; -1: there is none."""
+    losses = self._losses()
+    measured = [step for step, loss in losses.items() if loss is not None]
+    if which == 'best' and measured:
+      return min(measured, key=lambda step: losses[step])
+    return max(losses, default=-1)
 
   def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
     handler = ocp.CompositeCheckpointHandler()

@@ -93,6 +93,13 @@ def agreed(flag: bool) -> bool:
   return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
 
 
+def of_first(number: int) -> int:
+  """The first process's number, in every process; all of them must ask."""
+  if not several():
+    return number
+  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
 def ending(step: int, signals: list[int]) -> bool:
   """Whether the run is to end after this step, by a signal to any process.
 
