@@ -1,6 +1,7 @@
 """A task of GLUE, fine-tuned: configs/glue.py:mrpc, :sst2, :cola and so on.
 
-Expected: not measured yet.
+Expected: 73 % of sst2's validation split after 1,000 steps; a correlation of
+  0.13 with stsb's after 300. See experiments/classification.
 Cost: minutes on 2 CPU cores.
 Command: python -m shared_tfm train --config=configs/glue.py:sst2 \
   --workdir=runs/sst2 --config.train.init_from=runs/albert_small

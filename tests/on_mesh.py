@@ -4,7 +4,9 @@
 process of its own because JAX fixes the number of devices when it starts.
 """
 
+import itertools
 import json
+import math
 import os
 import sys
 
@@ -21,27 +23,31 @@ import optax
 from shared_tfm import config as configs
 from shared_tfm.train import programs, traffic
 from shared_tfm.train.fingerprint import fingerprint
+from shared_tfm.train.mesh import AXES
 
 DECODER = {
   'num_layers': 4,
   'd_model': 32,
-  'num_heads': 4,
+  'num_heads': 8,
   'vocab_size': 128,
   'max_len': 16,
   'remat': 'full',
 }
 ENCODER = {**DECODER, 'family': 'encoder', 'type_vocab_size': 2}
 EXPERTS = {'num_ff': 4, 'top_k': 2, 'ff_width': 16}
-SHAPES = (
+SHAPES = [  # every way to cut 8 devices
+  {axis: n for axis, n in zip(AXES, sizes, strict=True) if n > 1}
+  for sizes in itertools.product((1, 2, 4, 8), repeat=4)
+  if math.prod(sizes) == 8
+]
+BY_JIT = [  # some of them, where shard_map is the rule
   {'data': 8},
   {'fsdp': 8},
-  {'data': 2, 'fsdp': 4},
   {'data': 2, 'tensor': 4},
   {'data': 2, 'fsdp': 2, 'tensor': 2},
   {'data': 4, 'sequence': 2},
-  {'fsdp': 2, 'tensor': 2, 'sequence': 2},
-)
-SOME = ({'data': 4, 'fsdp': 2},)
+]
+SOME = [{'data': 4, 'fsdp': 2}]
 CASES = {
   'none': ({'model': {**DECODER, 'sharing': {'layer': 'none'}}}, SHAPES),
   'all': ({'model': {**DECODER, 'sharing': {'layer': 'all'}}}, SHAPES),
@@ -91,8 +97,14 @@ def batch_of(task):
   return batch
 
 
-def measured(fields, mesh):
-  """Gradients, parameters after three steps, scores and collectives."""
+def measured(fields, mesh, start=None):
+  """Gradients, parameters after three steps, scores and collectives.
+
+  Args:
+    fields: of the config.
+    mesh: its fields.
+    start: a state to train from, to be cut for the mesh; None: a fresh one.
+  """
   fields = dict(fields)
   train = {'batch_size': 16, 'num_steps': 3}
   train['accumulate'] = fields.pop('accumulate', 1)
@@ -106,16 +118,20 @@ def measured(fields, mesh):
   )
   made = programs.Programs(config)
   batch = made.put(batch_of(made.task))
-  state, losses = made.init(jnp.uint32(0)), []
+  if start is None:
+    start = jax.device_get(made.init(jnp.uint32(0)))
+  state, losses = jax.device_put(start, made.where), []
   for _ in range(3):
     state, metrics = made.train(state, batch)
     losses.append(float(metrics['loss']))
     if len(losses) == 1:
       moments = jax.device_get(optax.tree.get(state.opt_state, 'mu'))
-  sums, _ = made.evaluate(state, batch)
+  scored = not mesh or mesh.get('step') == 'jit'  # it is by jit anyhow
+  sums = made.evaluate(state, batch)[0] if scored else {'loss': np.nan}
   (step,) = made.train.compiled.values()
   leaves = jax.tree.leaves(jax.tree.map(lambda s: s.sharding, made.shapes))
   return {
+    'start': start,
     'gradients': moments,
     'params': jax.device_get(state.params),
     'hashes': [
@@ -154,12 +170,12 @@ def apart(left, right):
 
 
 def main(case):
-  """Every mesh of a case, both ways where there are two, against one device."""
+  """Every mesh of a case against one device; some of them both ways."""
   fields, shapes = CASES[case]
   alone, found = measured(fields, {}), []
   for shape in shapes:
-    for step in ('jit', 'auto'):
-      here = measured(fields, {**shape, 'step': step})
+    for step in ('auto', 'jit') if shape in BY_JIT + SOME else ('auto',):
+      here = measured(fields, {**shape, 'step': step}, alone['start'])
       sent = here['sent']
       found.append(
         {

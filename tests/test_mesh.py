@@ -165,7 +165,8 @@ def test_equal_to_one_device(case):
     assert found['gradients'] < 2e-6, here
     assert found['params'] < 2e-5, here
     assert found['losses'] < 2e-6, here
-    assert found['eval_loss'] < 2e-6, here
+    if found['step'] == 'jit':
+      assert found['eval_loss'] < 2e-6, here
     assert found['tokens'][0] == found['tokens'][1], here
     assert found['placed'], here
     assert found['hashes'][0] == found['hashes'][1], here
