@@ -4,7 +4,8 @@ Expected: 73 % of sst2's validation split after 1,000 steps; a correlation of
   0.13 with stsb's after 300. See experiments/classification.
 Cost: minutes on 2 CPU cores.
 Command: python -m shared_tfm train --config=configs/glue.py:sst2 \
-  --workdir=runs/sst2 --config.train.init_from=runs/albert_small
+  --workdir=runs/sst2 --config.train.init_from=runs/albert_small \
+  --config.train.num_steps=1000
 
 Without init_from it learns from nothing, which takes more steps. The tasks are
 cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte and wnli, each a folder of .tsv

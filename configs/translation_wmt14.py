@@ -1,10 +1,15 @@
-"""WMT 2014 English to German, layers in turns and back (2104.06022).
+"""WMT 2014 English to German: Takase and Kiyono, and Universal Transformers.
+
+translation_wmt14.py (2104.06022, layers in turns and back), or
+translation_wmt14.py:universal (1807.03819, the base of its released code).
 
 Expected: `describe` counts 60,915,712 parameters for 12 + 12 layers, 61M in the
   paper, and a sharing ratio of 2. Width, depth, dropout and learning rate
   follow the authors' README; the size of a batch is our conversion of theirs,
-  gradients are clipped, which theirs are not, and layers begin as ours do. It
-  has not been run here.
+  gradients are clipped, which theirs are not, and layers begin as ours do.
+  The Universal Transformer's width, depth and dropout are those of its code;
+  how it is trained is as the other, and 28.9 BLEU is the paper's. Neither has
+  been run here.
 Cost: describe, a second. Training: days of an accelerator.
 Data: python -m shared_tfm prepare wmt14_translate/de-en, or any folder of
   parallel text: --config.data.source=parallel --config.data.path=...
@@ -14,17 +19,23 @@ Command: python -m shared_tfm train --config=configs/translation_wmt14.py \
 
 import ml_collections
 
+SIZES = {  # preset, layers, width, heads, feed-forward width
+  'takase': ('takase_cycle_rev:6', 12, 512, 8, 2048),  # M 6, N 12 of Table 1
+  'universal': ('universal', 6, 1024, 16, 4096),
+}
 
-def get_config() -> ml_collections.ConfigDict:
-  """Transformer base, CYCLE (REV), M 6, N 12 of Table 1."""
+
+def get_config(system: str = 'takase') -> ml_collections.ConfigDict:
+  """A published encoder-decoder; see SIZES."""
+  preset, layers, width, heads, d_ff = SIZES[system]
   config = ml_collections.ConfigDict()
-  config.preset = 'takase_cycle_rev:6'
+  config.preset = preset
   config.model = {
     'family': 'encoder_decoder',
-    'num_layers': 12,
-    'd_model': 512,
-    'num_heads': 8,
-    'd_ff': 2048,
+    'num_layers': layers,
+    'd_model': width,
+    'num_heads': heads,
+    'd_ff': d_ff,
     'vocab_size': 32_768,
     'max_len': 256,
     'activation': 'relu',

@@ -21,6 +21,7 @@ FURTHER = [
   for name in ('glue.py', 'glue_albert_base.py')
   for task in ('mnli', 'stsb')  # three classes, and a number
 ]
+FURTHER.append(f'{TOP}/configs/translation_wmt14.py:universal')
 
 
 @pytest.mark.slow
