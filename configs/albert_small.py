@@ -3,7 +3,8 @@
 Expected: 1.94 bits per byte of the hidden tokens, where their frequencies alone
   give 2.60, and the order of 74 % of 256 pairs told. See
   experiments/classification.
-Cost: 15 minutes on one CPU core; the text takes half a minute to be read.
+Cost: half an hour on one CPU core that has other work; the text takes half a
+  minute to be read.
 Command: python -m shared_tfm train --config=configs/albert_small.py \
   --workdir=runs/albert_small
 
