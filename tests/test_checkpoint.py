@@ -335,29 +335,31 @@ def test_what_is_no_checkpoint_is_left_alone(tmp_path):
   assert (folder / '7').read_text() == 'a file'
 
 
-def test_when_all_are_damaged_they_are_named_and_none_is_deleted(tmp_path):
+def test_when_all_are_damaged_they_are_named_and_none_is_moved(tmp_path):
+  """Whatever was wrong, a disk that was away say, the next start sees them."""
   saved(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0})
   for step in '123':
     spoil(tmp_path / 'checkpoints' / step)
   before = files(tmp_path / 'checkpoints')
-  with pytest.raises(BadInput) as error:
-    restored(tmp_path)
   folder = tmp_path / 'checkpoints'
-  assert str(error.value) == (
-    f'no checkpoint in {folder} can be used; damaged: 3, 2, 1'
-  )
-  assert files(tmp_path / 'damaged') == before
-  assert steps(tmp_path) == []
+  for _ in range(2):
+    with pytest.raises(BadInput) as error:
+      restored(tmp_path)
+    assert str(error.value) == (
+      f'no checkpoint in {folder} can be used; damaged: 3, 2, 1'
+    )
+  assert files(folder) == before
+  assert not (tmp_path / 'damaged').exists()
 
 
 def test_the_same_step_may_be_damaged_twice(tmp_path):
+  saved(tmp_path, {1: 1.0})
   for _ in range(2):
-    saved(tmp_path, {1: 1.0})
-    spoil(tmp_path / 'checkpoints' / '1')
-    with pytest.raises(BadInput, match='damaged: 1'):
-      restored(tmp_path)
-  assert steps(tmp_path, 'damaged') == ['1', '1+']
-  for name in ('1', '1+'):
+    saved(tmp_path, {2: 2.0})
+    spoil(tmp_path / 'checkpoints' / '2')
+    assert_is_of(1, restored(tmp_path))
+  assert steps(tmp_path, 'damaged') == ['2', '2+']
+  for name in ('2', '2+'):
     assert data_files(tmp_path / 'damaged' / name)
 
 

@@ -68,6 +68,9 @@ def test_alone():
   assert hosts.agreed(True) and not hosts.agreed(False)
   assert hosts.ending(1, [15]) and not hosts.ending(1, [])
   assert hosts.in_turn(lambda: 'made') == 'made'
+  assert hosts.of_first(3) == 3
+  with pytest.raises(FileNotFoundError):
+    hosts.together(pathlib.Path('missing').read_text)
 
 
 class Started:

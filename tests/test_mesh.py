@@ -134,6 +134,18 @@ def test_a_run_of_many_devices_is_loaded_on_one():
   assert meshes.that_fits(crossed()) == crossed()
 
 
+def test_all_devices_are_taken_only_where_they_are_asked_for(monkeypatch):
+  devices = jax.devices() * 4
+  monkeypatch.setattr(jax, 'devices', lambda: devices)
+  taken = []
+  monkeypatch.setattr(
+    jax, 'make_mesh', lambda sizes, *_, devices: taken.append(sizes) or devices
+  )
+  assert len(meshes.make(crossed())) == 1
+  assert len(meshes.make(crossed(data=0))) == 4
+  assert taken == [(1, 1, 1, 1), (4, 1, 1, 1)]
+
+
 # Equal to one device, and what is sent.
 
 
@@ -186,6 +198,10 @@ def test_equal_to_one_device(case):
 # What HLO says.
 
 HLO = """HloModule jit_step, num_partitions=8
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %s = f32[] add(%x, %y)
+}
 
 %body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
   %a = f32[4,8]{1,0} all-reduce(%x), replica_groups={{0,1},{2,3},{4,5},{6,7}}

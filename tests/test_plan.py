@@ -43,8 +43,9 @@ def get_config():
 # outside, a table and a norm. All of it is cut by 'fsdp', in float32.
 MATRICES = 4 * D * D + 2 * D * F
 STORED = MATRICES + 2 * D + V * D + D
-# Step, skipped batches, two counts of the optimizer, a key of two words.
-SCALARS = 4 * 6
+# Step, skipped batches in all and in a row, two counts of the optimizer, a key
+# of two words.
+SCALARS = 4 * 7
 
 
 @pytest.fixture

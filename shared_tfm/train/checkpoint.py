@@ -133,8 +133,9 @@ class Checkpoints:
 
   @functools.cached_property
   def _manager(self) -> ocp.CheckpointManager:
-    """Made for the first save, when what is damaged was set aside."""
+    """Made for the first save; what is damaged is out of its way."""
     self._losses()
+    self._set_aside()
     self.hushed.enter_context(orbax.hushed())
     return orbax.manager(self.folder, self.latest)
 
@@ -149,9 +150,12 @@ class Checkpoints:
       except Exception as told:  # whatever a damaged file makes Orbax raise
         error = told
       if hosts.agreed(found is not None) and found:
+        self._set_aside()
         return step, *found
-      self._set_aside(step, error)
-    if self.damaged:
+      self._leave_out(step, error)
+    # Nothing is moved where nothing else is left: what cannot be read today, of
+    # a disk that is away say, may be read tomorrow.
+    if hosts.of_first(len(self.damaged)):
       raise BadInput(
         f'no checkpoint in {self.folder} can be used; damaged:'
         f' {", ".join(map(str, self.damaged))}'
@@ -198,27 +202,30 @@ class Checkpoints:
           raise ValueError('its loss is not what was saved')
         losses[step] = note['loss']
       except Exception as error:
-        self._set_aside(step, error)
+        self._leave_out(step, error)
     return losses
 
-  def _set_aside(self, step: int, error: Exception) -> None:
-    """Names a damaged checkpoint, and moves it unless others may write here."""
+  def _leave_out(self, step: int, error: Exception) -> None:
+    """Names a damaged checkpoint."""
     path = self.folder / f'{step}'
     if not path.exists():  # who writes here has just now pruned it
       return
     reason = str(error).strip().split('\n')[0][:200]
-    done = 'left out' if self.latest is None else 'set aside'
-    logger.warning('checkpoint %s is damaged (%s); %s', path, reason, done)
+    logger.warning('checkpoint %s is damaged (%s); left out', path, reason)
     self.damaged.append(step)
-    if self.latest is not None and hosts.is_first():
-      damaged = self.folder.parent / 'damaged'
-      damaged.mkdir(exist_ok=True)
-      place = damaged / path.name
-      while place.exists():  # nothing is deleted
-        place = place.with_name(f'{place.name}+')
-      shutil.move(path, place)
-    if '_manager' in self.__dict__:
-      self._manager.reload()
+
+  def _set_aside(self) -> None:
+    """Moves what is damaged, but for who only reads; nothing is deleted."""
+    if self.latest is None or not hosts.is_first():
+      return
+    damaged = self.folder.parent / 'damaged'
+    for step in self.damaged:
+      path, place = self.folder / f'{step}', damaged / f'{step}'
+      if path.exists():
+        damaged.mkdir(exist_ok=True)
+        while place.exists():
+          place = place.with_name(f'{place.name}+')
+        shutil.move(path, place)
 
   def _sweep(self) -> None:
     """Deletes what was pruned, and saves that were cut."""

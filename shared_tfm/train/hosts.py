@@ -6,7 +6,7 @@ checkpoints, which all write together.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -59,6 +59,7 @@ def connect(
       process_id if process_id >= 0 else None,
       initialization_timeout=START,
       heartbeat_timeout_seconds=HEARTBEAT,
+      shutdown_timeout_seconds=HEARTBEAT,
     )
   except (ValueError, RuntimeError) as error:
     line = str(error).strip().split('\n')[0]
@@ -75,15 +76,29 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
+def together(make: Callable[[], Made]) -> Made:
+  """What each process makes; where one cannot, none goes on.
+
+  Raises:
+    BadInput, OSError: what this process was told, or that another was.
+  """
+  made, error = None, None
+  try:
+    made = make()
+  except (BadInput, OSError) as told:
+    error = told
+  if not agreed(error is None):
+    raise error or BadInput('another process cannot go on, and says why')
+  return cast(Made, made)
+
+
 def in_turn(make: Callable[[], Made]) -> Made:
-  """What each process makes, the first before the others.
+  """What each process makes, the first before the others; see `together`.
 
   So that these find what it has left in the folder.
   """
-  made = make() if is_first() else None
-  if several():
-    multihost_utils.sync_global_devices('in_turn')
-  return make() if made is None else made
+  made = together(lambda: make() if is_first() else None)
+  return together(lambda: make() if made is None else made)
 
 
 def agreed(flag: bool) -> bool:
@@ -105,7 +120,7 @@ def ending(step: int, signals: list[int]) -> bool:
 
   Args:
     step: the same in every process, which ask at every step.
-    signals: that this process has caught.
+    signals: that this process has caught, where it is alone.
   """
   if not several():
     return bool(signals)

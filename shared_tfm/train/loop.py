@@ -11,7 +11,7 @@ import tqdm
 
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
-from shared_tfm.errors import Diverged, Interrupted
+from shared_tfm.errors import Diverged, Interrupted, need
 from shared_tfm.tasks import prepare
 from shared_tfm.train import adapt, donor, frozen, hosts, runs
 from shared_tfm.train import mesh as meshes
@@ -65,11 +65,18 @@ def _train(
   # The data comes first: a run that has none leaves no folder behind.
   if not runs.check(workdir, config):
     donor.check(config)
+  need(
+    config.adapt.method == 'none' or not hosts.several(),
+    f'adapt.method {config.adapt.method} changes tables in one process, and'
+    ' here are several',
+  )
   share = meshes.share(meshes.make(config))
   dataset = dataset or hosts.in_turn(lambda: prepare(config, workdir, *share))
   data = dataset.train(t.seed)
-  if hosts.is_first():
-    held.enter_context(runs.claimed(workdir, config))
+  claim = runs.claimed(workdir, config)
+  hosts.together(
+    lambda: held.enter_context(claim) if hosts.is_first() else None
+  )
 
   # Programs, and a state. The order is important: the newest good checkpoint
   # is taken where there is one, and only else a fresh state.

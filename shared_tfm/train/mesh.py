@@ -24,7 +24,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from shared_tfm.config import Config
 from shared_tfm.config import Mesh as Cuts
 from shared_tfm.config.parallel import AXES, whole_batch
-from shared_tfm.errors import need
+from shared_tfm.errors import BadInput, need
 
 SHARDS = ('data', 'fsdp')  # the axes that cut a batch
 
@@ -62,7 +62,8 @@ def make(
   cuts, train = config.mesh, config.train
   if devices is None:
     devices = jax.devices()
-    if _sizes(cuts, 1) == (1, 1, 1, 1) and jax.process_count() == 1:
+    one = cuts.data and _sizes(cuts, 1) == (1, 1, 1, 1)
+    if one and jax.process_count() == 1:
       devices = devices[:1]
   sizes = _sizes(cuts, len(devices))
   product = ' x '.join(
@@ -92,11 +93,12 @@ def _sizes(cuts: Cuts, devices: int) -> tuple[int, ...]:
 
 
 def that_fits(config: Config) -> Config:
-  """The config, to run on one device where its mesh is for others than here."""
-  sizes = _sizes(config.mesh, jax.device_count())
-  if math.prod(sizes) == jax.device_count():
-    return config
-  return dataclasses.replace(config, mesh=Cuts())
+  """The config, to run on one device where its mesh cannot be had here."""
+  try:
+    make(config)
+  except BadInput:
+    return dataclasses.replace(config, mesh=Cuts())
+  return config
 
 
 def share(mesh: jax.sharding.Mesh) -> tuple[int, int]:

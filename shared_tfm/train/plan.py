@@ -127,7 +127,9 @@ def plan(config: Config, profile: Profile) -> Plan:
   tokens = config.train.batch_size * length
   counted = accounting.flops_per_token(config.model, length)['train'] * tokens
   work = _work(compiled, config, round(counted / devices))
-  best = getattr(profile, f'{config.model.dtype}_flops')
+  best = profile.float32_flops
+  if config.model.dtype != 'float32':  # float16 is as fast as bfloat16
+    best = profile.bfloat16_flops
   seconds = {
     'products': work.flops / best,
     'memory': work.moved / profile.memory_bandwidth,

@@ -105,7 +105,7 @@ PROFILES = {
     16e9,
     20e9,
     1e9,
-    'no data sheet: matrix products as measured on two cores with AMX, the'
+    'no data sheet: matrix products as measured on two server cores, the'
     ' rest is a guess to be edited',
   ),
 }

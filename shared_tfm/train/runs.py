@@ -23,7 +23,7 @@ RESULT, CHECKPOINTS, LOCK = 'result.json', 'checkpoints', '.lock'
 logger = logging.getLogger(__name__)
 
 # What may change between a run and its continuation: it alters no weight. So
-# may the mesh, which alters no more than the order of sums.
+# may the mesh, which alters the order of sums, and which dropout is drawn.
 OBSERVING = {
   'train.eval_every',
   'train.eval_batches',

@@ -111,10 +111,10 @@ def interruption() -> Iterator[list[int]]:
   if threading.current_thread() is not threading.main_thread():
     yield caught  # only the main thread may ask for signals
     return
-  numbers = [signal.SIGINT]
-  if not hosts.several():  # among several, JAX passes SIGTERM on to all
-    numbers.append(signal.SIGTERM)
-  before = {number: signal.getsignal(number) for number in numbers}
+  if hosts.several():  # JAX passes SIGTERM on to all, and nothing else
+    yield caught
+    return
+  before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
 
   def catch(number: int, _: Any) -> None:
     caught.append(number)
