@@ -223,8 +223,9 @@ def assert_read(parts, sharing, options, dtype):
   true_grads = plain.gradients(
     bank, unflatten_dict(wanted), options['shared_gradient']
   )
-  # A wrong row would be off by 1, and rounded factors' gradients are by 0.04.
-  tolerance = 2e-5 if dtype == 'float32' else 0.1
+  # A wrong row would be off by 1. Rounded factors' gradients are by 0.04, and a
+  # diagonal's, a sum of which most cancels, has been by 7e-5 and by 0.22.
+  tolerance = 3e-4 if dtype == 'float32' else 0.4
   assert_close(read, made, tolerance)
   assert_close(flat(grads), flat(true_grads), tolerance)
   return [plain.spec(p)[0] for p, shape in plain.paths.items() if shape[1:]]
