@@ -27,7 +27,7 @@ HEAD = ('config', 'batch', 'alone', 'step', 'waits', 'of a step')
 
 
 def measured(path: str, steps: int) -> tuple[str, ...]:
-  """One row of the table: times in milliseconds, medians over the steps."""
+  """One row of the table: times in milliseconds, means over the steps."""
   config = config_file.load(path, [])
   with tempfile.TemporaryDirectory() as folder:
     dataset = prepare(config, folder)
