@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import ml_collections
 
-from shared_tfm.config import checks, loops, preset
-from shared_tfm.config.checks import LARGEST
+from shared_tfm.config import checks, loops, preset, ranges
 from shared_tfm.config.fields import SHARING_FIELDS, Sharing
+from shared_tfm.config.ranges import LARGEST
 from shared_tfm.config.training import Config
 from shared_tfm.errors import BadInput, need, unknown
 from shared_tfm.sharing import levels, table
@@ -88,7 +88,7 @@ def cross(config: Fields | Config, own: Collection[str] = ()) -> Config:
   if isinstance(config, Config):
     return config
   built = _build(Config, complete(config))
-  checks.check_sizes(built)
+  ranges.check_sizes(built)
   return checks.checked(preset.lay(built, {*own, *given(config)}))
 
 

@@ -1,20 +1,14 @@
-"""Devices as a mesh, where every array lives on it, and the gradient there.
+"""Devices as a mesh, and where every array lives on it.
 
 The axes: 'data' and 'fsdp' cut a batch, 'fsdp' and 'tensor' cut weights, and
 'sequence' cuts positions. Nothing but `RULES` says which axis of a weight is
 cut by which axis of the mesh.
-
-A step by jit leaves all communication to the compiler, which adds up a shared
-weight's gradient once per visit, inside the loop over depth. A step by
-shard_map gives every device along 'data' and 'fsdp' its own sequences, gathers
-each stored weight once before the loop, and reduces its gradient once after it,
-however many layers use it; 'tensor' and 'sequence' are the compiler's.
 """
 
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -42,8 +36,6 @@ RULES = {
 
 # So too of what a network computes; see model/visit.py.
 STREAM = {'batch': SHARDS, 'length': 'sequence'}
-
-Gradient = Callable[..., Any]
 
 
 def make(
@@ -216,87 +208,3 @@ def of_batch(shapes: Any, mesh: jax.sharding.Mesh, lead: int = 0) -> Any:
     return NamedSharding(mesh, PartitionSpec(*cut))
 
   return jax.tree.map(sharding, shapes)
-
-
-def sharded(
-  gradient: Gradient, mesh: jax.sharding.Mesh, shardings: Any
-) -> Gradient:
-  """A gradient by shard_map: every shard's of its own sequences, added up.
-
-  Args:
-    gradient: (params, variables, batch, key, scale) -> (gradients, (sums,
-      means, variables)), of a loss that is a sum over sequences. It is run on
-      each shard, and leaves the variables as they are.
-    mesh: to run on.
-    shardings: of the parameters.
-
-  Returns:
-    The same function of whole arrays; sums are added up, means averaged, and
-    every shard has another key.
-  """
-  cuts = jax.tree.map(lambda s: s.spec, shardings)
-  whole = jax.tree.map(lambda s: _without(s.spec), shardings)
-  stacked = jax.tree.map(lambda s: PartitionSpec(SHARDS, *s), whole)
-  rows, everyone = PartitionSpec(SHARDS), PartitionSpec()
-
-  def on_shard(
-    params: Any, variables: Any, batch: Any, key: Any, scale: Any
-  ) -> Any:
-    key = jax.random.fold_in(key, jax.lax.axis_index(SHARDS))
-    grads, (sums, means, variables) = gradient(
-      params, variables, batch, key, scale
-    )
-    seen = jax.lax.psum(sums, SHARDS), jax.lax.pmean(means, SHARDS), variables
-    return jax.tree.map(lambda g: g[None], grads), seen
-
-  # Three maps and not one: inside a map over some axes the compiler would make
-  # whole along the others whatever is gathered or scattered.
-  def whole_gradient(
-    params: Any, variables: Any, batch: Any, key: Any, scale: Any
-  ) -> Any:
-    gathered = jax.shard_map(
-      lambda p: jax.tree.map(_gather, p, cuts),
-      mesh=mesh,
-      in_specs=(cuts,),
-      out_specs=whole,
-      check_vma=False,
-    )(params)
-    grads, seen = jax.shard_map(
-      on_shard,
-      mesh=mesh,
-      in_specs=(everyone, everyone, rows, everyone, everyone),
-      out_specs=(rows, everyone),
-      axis_names=set(SHARDS),
-      check_vma=False,
-    )(gathered, variables, batch, key, scale)
-    grads = jax.shard_map(
-      lambda g: jax.tree.map(_scatter, g, cuts),
-      mesh=mesh,
-      in_specs=(stacked,),
-      out_specs=cuts,
-      check_vma=False,
-    )(grads)
-    return grads, seen
-
-  return whole_gradient
-
-
-def _without(spec: PartitionSpec) -> PartitionSpec:
-  """The same, whole along 'fsdp'."""
-  return PartitionSpec(*(None if axis == 'fsdp' else axis for axis in spec))
-
-
-def _gather(weight: jax.Array, cut: PartitionSpec) -> jax.Array:
-  if 'fsdp' not in cut:
-    return weight
-  return jax.lax.all_gather(weight, 'fsdp', axis=cut.index('fsdp'), tiled=True)
-
-
-def _scatter(grad: jax.Array, cut: PartitionSpec) -> jax.Array:
-  """One shard's gradient of a whole weight, to its part of everyone's sum."""
-  grad = grad[0]
-  if 'fsdp' not in cut:
-    return jax.lax.psum(grad, SHARDS)
-  axis = cut.index('fsdp')
-  part = jax.lax.psum_scatter(grad, 'fsdp', scatter_dimension=axis, tiled=True)
-  return jax.lax.psum(part, 'data')

@@ -21,6 +21,7 @@ from shared_tfm.model import Transformer, build
 from shared_tfm.tasks import Task
 from shared_tfm.train import loss_scale, optimizer
 from shared_tfm.train import mesh as meshes
+from shared_tfm.train.sharded import gradient_of_shards
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -126,7 +127,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   gradient = jax.grad(loss, has_aux=True)
   if by_shard:
     where = shardings(config, mesh).params
-    gradient = meshes.sharded(gradient, mesh, where)
+    gradient = gradient_of_shards(gradient, mesh, where)
 
   def micro(state: State, indexed: tuple[jax.Array, Batch]) -> Any:
     index, batch = indexed
