@@ -201,6 +201,16 @@ def test_what_is_saved_may_be_overwritten_at_once(tmp_path):
   np.testing.assert_array_equal(found['leaf'], 20)
 
 
+def test_a_position_may_go_on_changing_at_once(tmp_path):
+  checkpoints = Checkpoints(tmp_path / 'checkpoints', 2)
+  given = position(1)
+  checkpoints.save(1, state(1), given, None)
+  given['unread'].append({'loss': 7.0})
+  checkpoints.close()
+  step, _, data = restored(tmp_path)
+  assert (step, data) == (1, position(1))
+
+
 # What cannot be written.
 
 

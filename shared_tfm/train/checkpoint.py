@@ -64,7 +64,8 @@ class Checkpoints:
       OSError: this one, or the one before, could not be written.
     """
     loss = loss if loss is not None and math.isfinite(loss) else None
-    note: dict[str, Any] = {'data': data, 'loss': loss}
+    # A copy, which is what is written: the caller's `data` may go on changing.
+    note = json.loads(json.dumps({'data': data, 'loss': loss}))
     note['hash'] = content_hash(state, note)
     with self._writing():
       self._manager.wait_until_finished()
