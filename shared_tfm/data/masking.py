@@ -98,21 +98,21 @@ class Masking:
     if not len(places):
       return places
     room = max(1, round(self.rate * len(places)))
-    after_gap = np.diff(places, prepend=-2) > 1
+    after_gap = np.ones(len(places), bool)
+    after_gap[1:] = places[1:] - places[:-1] > 1
     begins = np.ones(len(places), bool)
     if self.whole_word:
       begins = after_gap | self._words.begins(tokens)[places]
     first = np.flatnonzero(begins)
     edges = np.append(first, len(places))
-    sizes = np.diff(edges)
+    sizes = edges[1:] - edges[:-1]
     free = sizes <= room
     if not free.any():  # there is nothing but words that are too long
       first = np.arange(len(places))
       edges, sizes = np.append(first, len(places)), np.ones_like(places)
       free = sizes > 0
-    spans = ngrams(
-      free, ~after_gap[first], room / sizes[free].mean(), self.ngram, rng
-    )
+    units = room * np.count_nonzero(free) / np.sum(sizes, where=free)
+    spans = ngrams(free, ~after_gap[first], units, self.ngram, rng)
     chosen = [places[edges[at] : edges[at + n]] for at, n in spans]
     return np.concatenate([places[:0], *chosen])
 
@@ -140,28 +140,28 @@ def ngrams(
   Returns:
     The first unit and the n of each run, in the order they were drawn.
   """
-  free = free.copy()
-  n_N = np.arange(1, most + 1)
-  share_N = (1 / n_N) / np.sum(1 / n_N)
-  count = max(1, int(units / np.sum(n_N * share_N) + rng.random()))
-  spans = []
-  for n in rng.choice(n_N, count, p=share_N).tolist():
+  below_N = np.cumsum(1 / np.arange(1, most + 1))
+  mean = most / below_N[-1]
+  count = max(1, int(units / mean + rng.random()))
+  drawn = np.searchsorted(below_N, rng.random(count) * below_N[-1], 'right') + 1
+  # Lists, because they are looked up one by one, and that is dear in arrays.
+  can, joins, spans = free.tolist(), follows.tolist(), []
+  for n in drawn.tolist():
     for size in range(n, 0, -1):
-      at = _place(free, follows, size, rng)
+      at = _place(can, joins, size, rng)
       if at is not None:
-        free[at : at + size] = False
+        can[at : at + size] = [False] * size
         spans.append((at, size))
         break
   return spans
 
 
 def _place(
-  free: np.ndarray, follows: np.ndarray, n: int, rng: np.random.Generator
+  can: list[bool], joins: list[bool], n: int, rng: np.random.Generator
 ) -> int | None:
   """Where n units can be chosen; None: nowhere that was tried."""
-  for at in rng.integers(0, len(free), TRIES).tolist():
+  for at in rng.integers(0, len(can), TRIES).tolist():
     end = at + n
-    fits = end <= len(free) and free[at:end].all()
-    if fits and follows[at + 1 : end].all():
+    if end <= len(can) and all(can[at:end]) and all(joins[at + 1 : end]):
       return at
   return None
