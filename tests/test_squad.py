@@ -9,6 +9,7 @@ import random
 
 import numpy as np
 import pytest
+import squad_peers
 import tensorflow_datasets as tfds
 
 from shared_tfm import config
@@ -461,3 +462,24 @@ def test_scores_of_version_2():
     }
   )
   assert squad_score.scores([], {}) == {}
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_scores_equal_those_of_two_libraries(version):
+  """See squad_peers.py."""
+  cases = json.loads(squad_peers.GOLDEN.read_text())
+  told = [(case['given'], case['answers']) for case in cases]
+  assert told == squad_peers.cases()
+  compared = 0
+  for case in cases:
+    given, answers = case['given'], case['answers']
+    if version == 1 and not squad_score.normalized(given):
+      continue  # torchmetrics has version 2's rule of answers without a word
+    found = (
+      100 * max(squad_score.exact(given, answer) for answer in answers),
+      100
+      * max(squad_score.f1(given, answer, version == 2) for answer in answers),
+    )
+    assert found == pytest.approx(case[f'version_{version}'], abs=1e-4), case
+    compared += 1
+  assert compared > 200
