@@ -21,6 +21,7 @@ from shared_tfm.data.sources import glue, labelled, trec
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
 from shared_tfm.tasks.classification import measured
+from shared_tfm.train import state as states
 from shared_tfm.train import step
 
 EOS = 256
@@ -155,7 +156,7 @@ def crossed(source, path, family='encoder', classes=2, length=24, **model):
 
 
 def initial(made):
-  return jax.jit(functools.partial(step.initial, made))(np.uint32(0))
+  return jax.jit(functools.partial(states.initial, made))(np.uint32(0))
 
 
 # Reading.

@@ -12,6 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from shared_tfm import accounting, config_file, tasks
+from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
 TOP = pathlib.Path(__file__).parents[1]
@@ -33,7 +34,7 @@ def test_a_step_of_it_can_be_traced(path):
   config = config_file.load(path, [])
   assert accounting.describe(config)['params']['stored'] > 0
   seed = jax.ShapeDtypeStruct((), jnp.uint32)
-  state = jax.eval_shape(functools.partial(steps.initial, config), seed)
+  state = jax.eval_shape(functools.partial(states.initial, config), seed)
   held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
   assert held == accounting.parameters(config.model)['stored']
   for batch in tasks.make(config).batches():

@@ -22,6 +22,7 @@ from shared_tfm.layers.embedding import Embedding
 from shared_tfm.layers.layer import Layer
 from shared_tfm.model import build, depth, halting, recurrence, routing
 from shared_tfm.model.visit import Carry
+from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
 B, L, D, R = 2, 6, 4, 4
@@ -689,7 +690,7 @@ RULES = {
 def test_every_rule_trains(name):
   layer, fields = RULES[name]
   config = config_of(layer, **fields)
-  state = jax.jit(functools.partial(steps.initial, config))(jnp.uint32(0))
+  state = jax.jit(functools.partial(states.initial, config))(jnp.uint32(0))
   batch = {
     'inputs': TOKENS,
     'targets': TOKENS,

@@ -27,6 +27,7 @@ from shared_tfm.data import Dataset
 from shared_tfm.errors import Diverged
 from shared_tfm.report import compare, results_file
 from shared_tfm.train import log, loop
+from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
 TRAIN = Dataset.train
@@ -71,7 +72,7 @@ def test_a_gradient_that_is_not_finite_is_dropped(monkeypatch):
   steps_losses = steps.losses
   monkeypatch.setattr(steps, 'losses', losses)
   run = jax.jit(steps.train_step(crossed()))
-  state = steps.initial(crossed(), jnp.uint32(0))
+  state = states.initial(crossed(), jnp.uint32(0))
   bad = batch(1)
   bad['inputs'] = bad['inputs'].at[0, :2].set(0)
   before, good = run(state, batch(0))

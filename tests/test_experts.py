@@ -26,6 +26,7 @@ from shared_tfm.model import Transformer, balance, build
 from shared_tfm.model.stack import layout
 from shared_tfm.sharing import links
 from shared_tfm.train import optimizer
+from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
 TINY = {
@@ -604,7 +605,7 @@ def test_training_a_group_of_layers_lowers_the_loss():
       'train': {'batch_size': 8, 'num_steps': 45},
     }
   )
-  state = jax.jit(functools.partial(steps.initial, config))(0)
+  state = jax.jit(functools.partial(states.initial, config))(0)
   step = jax.jit(steps.train_step(config))
   draw, losses = np.random.default_rng(0), []
   for _ in range(45):
@@ -628,11 +629,8 @@ def test_muon_takes_every_expert_for_a_matrix_of_its_own():
   grads = random(1, 2, 16, 4)
   grads[0, 0] *= 1000
   stack = {'rows': {'feed_forward': {'up': {'kernel': grads}}}}
-  params, weight = {'stack': jax.tree.map(np.ones_like, stack)}, np.ones(())
-  state = rule.init((params, weight))
-  (updates, _), _ = rule.update(
-    ({'stack': stack}, weight), state, (params, weight)
-  )
+  params = {'stack': jax.tree.map(np.ones_like, stack)}
+  updates, _ = rule.update({'stack': stack}, rule.init(params), params)
   update = updates['stack']['rows']['feed_forward']['up']['kernel']
   strengths = np.linalg.svd(update[0], compute_uv=False)
   assert strengths.max() < 2 * strengths.min()

@@ -19,7 +19,7 @@ from shared_tfm.layers.layer import Layer
 from shared_tfm.model import Transformer, build
 from shared_tfm.model.untied import spread, untied
 from shared_tfm.train import by_visits, optimizer, visits
-from shared_tfm.train import step as steps
+from shared_tfm.train import state as states
 
 LAYERS, V, L = 4, 16, 6
 SIZES = {
@@ -75,7 +75,7 @@ def state_of(config, variables):
   key = jax.random.key_data(jax.random.key(3))
   zero = jnp.zeros((), jnp.int32)
   counts = {'step': zero, 'skipped': zero, 'streak': zero}
-  return steps.State(
+  return states.State(
     params=variables['params'],
     variables=others,
     opt_state=None,
@@ -392,9 +392,7 @@ def one_update(rule='adamw', gradient=1.0, **fields):
   params = variables_of(made)['params']
   gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient), params)
   rule = optimizer.make(made)
-  one = jnp.float32(1)
-  state = rule.init((params, one))
-  (step, _), _ = jax.jit(rule.update)((gradients, one), state, (params, one))
+  step, _ = jax.jit(rule.update)(gradients, rule.init(params), params)
   return params, step
 
 

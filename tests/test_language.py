@@ -19,7 +19,7 @@ from shared_tfm.data.examples import Windows
 from shared_tfm.data.sources import corpus
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
-from shared_tfm.train import step
+from shared_tfm.train import state as states
 
 needs_data = pytest.mark.skipif(
   'SHARED_TFM_DATA' not in os.environ,
@@ -57,7 +57,7 @@ def path(tmp_path):
 @functools.cache
 def random_weights():
   """Larger than a model starts with, so that context matters."""
-  state = step.initial(crossed('any'), jnp.uint32(0))
+  state = states.initial(crossed('any'), jnp.uint32(0))
   return {'params': jax.tree.map(lambda a: 4 * a, state.params)}
 
 
@@ -166,7 +166,7 @@ def test_a_stride_of_whole_windows_is_chunks(path, tmp_path):
 def test_a_model_that_knows_nothing(path, tmp_path, tokenizer, vocab_size):
   """Bytes and words are the text's, and all tokens cost log2(V) bits."""
   given = crossed(path, tokenizer=tokenizer, model={'vocab_size': vocab_size})
-  shapes = jax.eval_shape(lambda: step.initial(given, jnp.uint32(0)).params)
+  shapes = jax.eval_shape(lambda: states.initial(given, jnp.uint32(0)).params)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   found = score(given, tmp_path, {'params': zeros}, 'test')
   [text] = corpus.documents(given.data, 'test')
@@ -253,7 +253,7 @@ def test_the_future_changes_neither_losses_nor_gradients():
   given = crossed('any', model={'tie_embeddings': False})
   task = tasks.make(given)
   model = build(given, train=True)
-  params = step.initial(given, jnp.uint32(0)).params
+  params = states.initial(given, jnp.uint32(0)).params
 
   def losses(params, tokens):
     """Of the targets before the cut."""

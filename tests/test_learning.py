@@ -7,6 +7,7 @@ import pytest
 
 from shared_tfm import config as configs
 from shared_tfm.data import generators
+from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
 HOPS, LETTERS, LENGTH = 3, 4, 20
@@ -72,7 +73,7 @@ def accuracy(num_layers, sharing, seed=0):
   )
 
   def learned(seed, batches, held_out):
-    state = steps.initial(config, seed)
+    state = states.initial(config, seed)
     state, _ = jax.lax.scan(steps.train_step(config), state, batches)
     sums, _ = steps.eval_step(config)(state, held_out)
     return sums['correct'] / sums['weight']

@@ -29,7 +29,7 @@ from shared_tfm.errors import BadInput
 from shared_tfm.layers.heads import _pooled
 from shared_tfm.model import build
 from shared_tfm.train import loss_scale
-from shared_tfm.train import step as steps
+from shared_tfm.train import state as states
 
 HALF = {'model__dtype': 'float16', 'optimizer__clip_norm': 1.0}
 
@@ -64,7 +64,7 @@ def test_it_is_doubled_after_three_good_ones_and_halved_at_once(
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_other_dtypes_have_none(dtype):
   made = crossed(model__dtype=dtype)
-  state = jax.eval_shape(lambda: steps.initial(made, jnp.uint32(0)))
+  state = jax.eval_shape(lambda: states.initial(made, jnp.uint32(0)))
   assert state.scale is None
   assert 'loss_scale' not in walk(made, [batch(0)])[1][0]
 

@@ -15,6 +15,7 @@ from shared_tfm.data import order, tokenizers
 from shared_tfm.data.masking import Masking, Words, ngrams
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
+from shared_tfm.train import state as states
 from shared_tfm.train import step
 
 EOS, MASK = 256, 257
@@ -333,7 +334,7 @@ def test_padding_does_not_leak(tmp_path, files):
   }
   assert not batch['mask'][:3].all()
   padded = np.where(batch['mask'], batch['inputs'], 7)
-  state = jax.jit(functools.partial(step.initial, made))(np.uint32(0))
+  state = jax.jit(functools.partial(states.initial, made))(np.uint32(0))
   task, network = tasks.make(made), build(made)
 
   @jax.jit

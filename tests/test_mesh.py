@@ -15,11 +15,13 @@ from shared_tfm import config as configs
 from shared_tfm.config.parallel import whole_batch
 from shared_tfm.errors import BadInput
 from shared_tfm.train import mesh as meshes
-from shared_tfm.train import step, traffic
+from shared_tfm.train import state as states
+from shared_tfm.train import traffic
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODEL = {'num_layers': 4, 'd_model': 32, 'num_heads': 4, 'vocab_size': 128}
 FEW = {'num_ff': 4, 'top_k': 2}
+PARTS = 2  # see on_mesh.py
 
 
 def crossed(model=None, train=None, **mesh):
@@ -121,7 +123,7 @@ def test_every_logical_name_is_known():
   found = set()
   for experts in ({}, {**FEW, 'num_attention': 4}):
     config = crossed({'experts': experts, 'type_vocab_size': 2})
-    init = functools.partial(step.boxed, config)
+    init = functools.partial(states.boxed, config)
     boxed = jax.eval_shape(init, jax.random.key(0))
     for leaf in jax.tree.leaves(boxed, is_leaf=lambda x: hasattr(x, 'names')):
       found.update(leaf.names)
@@ -170,7 +172,8 @@ def test_equal_to_one_device(case):
   """Values and gradients, by jit and by shard_map; and nothing sent twice.
 
   A step by shard_map sends one gather and one reduction of every stored weight,
-  beside a few scalars, and nothing inside the loop over depth.
+  beside a few scalars, and nothing inside the loop over depth or that over
+  micro-batches.
   """
   for found in on_mesh(case):
     here = f'{case} {found["mesh"]} {found["step"]}'
@@ -178,19 +181,17 @@ def test_equal_to_one_device(case):
     assert found['params'] < 2e-5, here
     assert found['losses'] < 2e-6, here
     if found['step'] == 'jit':
-      assert found['eval_loss'] < 2e-6, here
+      assert found['eval_loss'] < 1e-5, here  # of those parameters
     assert found['tokens'][0] == found['tokens'][1], here
     assert found['placed'], here
     assert found['hashes'][0] == found['hashes'][1], here
     of_batch = set(found['mesh']) <= {'data', 'fsdp'}
     by_shard_map = found['step'] == 'auto' and case != 'batchnorm'
     if of_batch and by_shard_map:
-      updates = 2 if case == 'accumulated' else 1
-      assert found['sent'] == pytest.approx(
-        updates * found['expected'], abs=2_000
-      ), here
-      if updates == 1:
-        assert found['looped'] == 0, here
+      assert found['sent'] == pytest.approx(found['expected'], abs=2_000), here
+      # Of each micro-batch, whether its gradient is finite.
+      most = 2 * 4 * PARTS if case == 'accumulated' else 0
+      assert found['looped'] <= most, here
     elif of_batch and case in ('all', 'cycle', 'none'):
       assert found['looped'] > 0, here  # the compiler's own way
 

@@ -138,23 +138,8 @@ def made(name, **fields):
   return optimizer.make(crossed(name=name, b1=B1, b2=B2, eps=EPS, **fields))
 
 
-def walk(rule, params, gradients, weight=1.0):
-  """Parameters after each of several updates by gradients of a sum."""
-  weight = jnp.float32(weight)
-  return walk_pairs(rule, params, [(g, weight) for g in gradients])
-
-
-def walk_pairs(rule, params, pairs):
-  state = rule.init((params, jnp.float32(0)))
-  update, after = jax.jit(rule.update), []
-  for gradient, weight in pairs:
-    (step, _), state = update((gradient, weight), state, (params, weight))
-    params = optax.apply_updates(params, step)
-    after.append(params)
-  return after
-
-
-def plain_walk(rule, params, gradients):
+def walk(rule, params, gradients):
+  """Parameters after each of several updates."""
   state, after = rule.init(params), []
   update = jax.jit(rule.update)
   for gradient in gradients:
@@ -221,7 +206,7 @@ def test_every_row_of_a_bank_is_a_matrix_of_its_own(name):
     for made in map(tree, range(4))
   )
   ours = walk(made(name), params, gradients)
-  theirs = plain_walk(plain(name), separate(params), map(separate, gradients))
+  theirs = walk(plain(name), separate(params), map(separate, gradients))
   for left, right in zip(ours, theirs, strict=True):
     assert_close(separate(left), right, rtol=1e-4, atol=1e-5)
 
@@ -234,7 +219,7 @@ def test_adafactor_on_a_bank_of_one_row_is_adafactor_on_the_matrix():
     {'stack': {'kernel': one[None]}},
     [{'stack': {'kernel': g[None]}} for g in gradients],
   )
-  theirs = plain_walk(optax.adafactor(RATE), one, gradients)
+  theirs = walk(optax.adafactor(RATE), one, gradients)
   for left, right in zip(ours, theirs, strict=True):
     assert_close(left['stack']['kernel'][0], right)
 
@@ -291,43 +276,3 @@ def test_a_gradient_is_clipped_by_its_norm_over_all_leaves(name):
   assert_close(clipped, expected, rtol=1e-4, atol=1e-5)
   free = walk(made(name), params, gradients)[-1]
   assert optax.tree.norm(optax.tree.sub(free, clipped)) > 1e-2
-
-
-@pytest.mark.parametrize('name', RULES)
-def test_an_update_follows_the_sum_over_the_weight(name):
-  params, *gradients = map(tree, range(3))
-  summed = [jax.tree.map(lambda g: g * 0.125, g) for g in gradients]
-  mean = walk(made(name, clip_norm=3.0), params, gradients)
-  ours = walk(made(name, clip_norm=3.0), params, summed, weight=0.125)
-  for left, right in zip(*map(jax.tree.leaves, (ours, mean)), strict=True):
-    assert (left == right).all()
-
-
-@pytest.mark.parametrize('name', RULES)
-def test_sums_with_uneven_weights_accumulate_to_the_mean_over_all(name):
-  params, *gradients = map(tree, range(5))
-  weights = [0.5, 0.0078125, 1.0, 0.25]
-  sums = [
-    jax.tree.map(lambda g: g * w, gradient)  # noqa: B023
-    for gradient, w in zip(gradients, weights, strict=True)
-  ]
-  whole = jax.tree.map(lambda *parts: sum(parts) / sum(weights), *sums)
-  expected = walk(made(name, clip_norm=3.0), params, [whole] * 2)
-  rule = made(name, clip_norm=3.0, accumulate=4)
-  pairs = list(zip(sums, map(jnp.float32, weights), strict=True)) * 2
-  after = walk_pairs(rule, params, pairs)
-  waiting = [params] * 3, [after[3]] * 3  # nothing moves before the last one
-  jax.tree.map(np.testing.assert_array_equal, (after[:3], after[4:7]), waiting)
-  assert_close([after[3], after[7]], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize('name', RULES)
-def test_without_any_weight_nothing_changes(name):
-  params, weight = tree(0), jnp.float32(0)
-  zero = jax.tree.map(jnp.zeros_like, params)
-  rule = made(name)
-  before = rule.init((params, weight))
-  (step, _), after = rule.update((zero, weight), before, (params, weight))
-  found, expected = (after, step), (before, zero)
-  for left, right in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-    assert (left == right).all()

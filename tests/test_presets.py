@@ -13,6 +13,7 @@ from shared_tfm import config as configs
 from shared_tfm.errors import BadInput
 from shared_tfm.report import gallery
 from shared_tfm.sharing import presets
+from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
 DOCS = pathlib.Path(__file__).parents[1] / 'docs'
@@ -274,7 +275,7 @@ def test_every_preset_trains(preset):
 
   @jax.jit
   def losses(batch):
-    state = steps.initial(config, jnp.uint32(0))
+    state = states.initial(config, jnp.uint32(0))
     update = steps.train_step(config)
 
     def step(state, _):

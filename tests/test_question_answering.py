@@ -18,6 +18,7 @@ from shared_tfm.data.sources import squad
 from shared_tfm.errors import BadInput
 from shared_tfm.tasks import spans, squad_score
 from shared_tfm.tasks.questions import FORBIDDEN
+from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 from shared_tfm.train.loop import train
 
@@ -409,7 +410,7 @@ def test_batches_are_as_the_task_says(path, tmp_path, types):
     }
   assert ('types' in shapes) == bool(types)
   state = jax.eval_shape(
-    functools.partial(steps.initial, crossed), jnp.uint32(0)
+    functools.partial(states.initial, crossed), jnp.uint32(0)
   )
   _, metrics = jax.eval_shape(steps.train_step(crossed), state, shapes)
   assert metrics['loss'].shape == ()
@@ -428,7 +429,7 @@ def test_loss_by_hand_and_padding_changes_nothing(path, tmp_path):
   }
   batch['weights'][2] = 0
   assert not batch['mask'].all()
-  state = jax.jit(functools.partial(steps.initial, crossed))(jnp.uint32(0))
+  state = jax.jit(functools.partial(states.initial, crossed))(jnp.uint32(0))
   model = steps.build(crossed)
   task = tasks.make(crossed)
 

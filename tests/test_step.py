@@ -12,6 +12,7 @@ import pytest
 from shared_tfm import config
 from shared_tfm.model import build
 from shared_tfm.train import optimizer
+from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
 V, L, B = 16, 8, 8
@@ -41,7 +42,7 @@ def crossed(**fields):
 @functools.cache
 def program(made):
   """The compiled step of a config, and its first state."""
-  state = jax.jit(functools.partial(steps.initial, made))(jnp.uint32(0))
+  state = jax.jit(functools.partial(states.initial, made))(jnp.uint32(0))
   return jax.jit(steps.train_step(made)), state
 
 
@@ -237,7 +238,7 @@ def test_batch_statistics_have_a_slot_for_every_visit():
 
 def test_a_state_starts_from_its_seed_alone():
   made = crossed()
-  init = jax.jit(functools.partial(steps.initial, made))
+  init = jax.jit(functools.partial(states.initial, made))
   first, again, other = (init(jnp.uint32(seed)) for seed in (1, 1, 2))
   assert_same(first, again)
   assert (first.key != other.key).any()
@@ -251,7 +252,7 @@ def test_a_state_starts_from_its_seed_alone():
   ]
   assert len(drawn) == 8 and all(drawn)
   rule = optimizer.make(made)
-  assert_same(first.opt_state, rule.init((first.params, jnp.zeros(()))))
+  assert_same(first.opt_state, rule.init(first.params))
 
 
 # Micro-batches.
@@ -270,7 +271,8 @@ def test_micro_batches_equal_the_large_batch(count, weights):
     assert_close(ours.mu, theirs.mu, atol=1e-7)
     assert_close(ours.nu, theirs.nu, atol=1e-9)
   for one, other in zip(whole, parts, strict=True):
-    assert other['loss'] == pytest.approx(one['loss'], rel=1e-5)
+    for metric in ('loss', 'grad_norm'):
+      assert other[metric] == pytest.approx(one[metric], rel=1e-4)
 
 
 @pytest.mark.slow
@@ -295,6 +297,35 @@ def test_a_micro_batch_without_any_weight_is_no_part_of_the_mean():
   (small,), _ = walk(crossed(train__accumulate=2), [one])
   assert_close(small.params, large.params)
   assert small.skipped == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', config.CHOICES['optimizer.name'])
+def test_every_update_rule_is_given_the_mean_over_all_micro_batches(name):
+  fields = {'optimizer__name': name, 'optimizer__eps': 1e-3}
+  batches = [batch(seed, uneven()) for seed in range(2)]
+  large, _ = walk(crossed(**fields), batches)
+  small, _ = walk(crossed(**fields, train__accumulate=4), batches)
+  # Lion takes signs: what is all but 0 goes either way.
+  near = {'lion': 0.03}.get(name, 1e-3)
+  assert apart(small[-1].params, large[-1].params) < near
+
+
+def test_a_batch_without_any_weight_changes_nothing_but_the_step():
+  made, one = crossed(train__accumulate=2), batch(0)
+  nothing = {**one, 'weights': jnp.zeros((B, L))}
+  (before, after), _ = walk(made, [one, nothing])
+  assert_same(after.params, before.params)
+  assert_same(after.opt_state, before.opt_state)
+  assert (after.step, after.skipped) == (2, 0)
+
+
+def test_the_state_holds_no_micro_batches():
+  shapes = [
+    jax.tree.map(jnp.shape, program(crossed(train__accumulate=count))[1])
+    for count in (1, 4)
+  ]
+  assert shapes[0] == shapes[1]
 
 
 # Dropout. At a rate of 0 the parameters stay, but the moments do not.

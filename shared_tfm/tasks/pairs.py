@@ -196,3 +196,15 @@ class Summarisation(Pairs):
       name: float(np.mean([each[name].fmeasure for each in scored]))
       for name in self.reported
     }
+
+  def baseline(self, dataset: Dataset) -> dict[str, float]:
+    """'lead_rouge1', too: of a source's first words, as many as targets get."""
+    train, held = (
+      pairs.read(self.config.data, split) for split in ('train', 'validation')
+    )
+    words = [len(train[i][1].split()) for i in range(len(train))]
+    count = round(float(np.mean(words)))
+    both = [held[i] for i in range(len(held))]
+    leads = [' '.join(source.split()[:count]) for source, _ in both]
+    scores = self.compared(leads, [target for _, target in both])
+    return {**super().baseline(dataset), 'lead_rouge1': scores['rouge1']}

@@ -25,7 +25,7 @@ from shared_tfm.sharing import adaptive
 from shared_tfm.sharing.table import Owners
 from shared_tfm.train.programs import Programs
 from shared_tfm.train.q_network import Tying
-from shared_tfm.train.step import State
+from shared_tfm.train.state import State
 
 Tables = dict[str, np.ndarray]  # by component, (visits, levels)
 Cosines = dict[str, np.ndarray]

@@ -20,7 +20,7 @@ from shared_tfm.config import Config
 from shared_tfm.errors import need
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train import runs
-from shared_tfm.train import step as steps
+from shared_tfm.train import state as states
 from shared_tfm.train.checkpoint import Checkpoints
 from shared_tfm.train.programs import Programs
 
@@ -68,8 +68,8 @@ def check(config: Config) -> None:
 
 
 def start(
-  config: Config, state: steps.State
-) -> tuple[steps.State, dict[str, Any]]:
+  config: Config, state: states.State
+) -> tuple[states.State, dict[str, Any]]:
   """A fresh state with the weights of the run that `train.init_from` names.
 
   They are those of its best checkpoint, or of its latest where no loss was
@@ -163,7 +163,7 @@ def _matched(config: Config, donor: Config) -> set[Names]:
 
 def _shapes(config: Config) -> dict[Names, tuple[int, ...]]:
   state = jax.eval_shape(
-    functools.partial(steps.initial, config),
+    functools.partial(states.initial, config),
     jax.ShapeDtypeStruct((), jnp.uint32),
   )
   tree = {'params': state.params, **state.variables}

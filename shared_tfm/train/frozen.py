@@ -12,7 +12,7 @@ from shared_tfm.config.shapes import components
 from shared_tfm.sharing import adaptive
 from shared_tfm.sharing.table import Owners
 from shared_tfm.train.adapt import tables_of
-from shared_tfm.train.step import State
+from shared_tfm.train.state import State
 
 
 def frozen(config: Config, state: State) -> Config:

@@ -18,7 +18,7 @@ from shared_tfm.train import mesh as meshes
 from shared_tfm.train.checkpoint import Checkpoints
 from shared_tfm.train.log import Log, Unwritten
 from shared_tfm.train.programs import evaluate, programs
-from shared_tfm.train.step import State
+from shared_tfm.train.state import State
 from shared_tfm.train.visits import mean_cosines
 from shared_tfm.train.watch import Meter, due, interruption, progress
 

@@ -1,4 +1,4 @@
-"""The optax chain of a config: schedule, clipping, update rule, accumulation.
+"""The optax chain of a config: schedule, clipping, update rule.
 
 Two things a bank of shared weights asks of an update rule that treats a leaf as
 one matrix: its leading axis of rows is no part of the matrix. Muon is told so,
@@ -9,7 +9,6 @@ axes, which are the matrix's own; its clipping looks at the whole leaf.)
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from shared_tfm.config import Config, Model, Optimizer, sides
@@ -45,17 +44,7 @@ def schedule(config: Config) -> optax.Schedule:
 
 
 def make(config: Config) -> optax.GradientTransformation:
-  """The whole update rule, over pairs (gradient of a sum, its weight).
-
-  The mean that an update follows is taken over all tokens of all its
-  micro-batches at once, so that k micro-batches equal one large batch however
-  unevenly their tokens are weighted: `optax.MultiSteps` averages the pairs,
-  and only what it hands on is divided.
-
-  Returns:
-    A transformation to be given (gradients, weight) as updates and (params,
-    anything like weight) as parameters.
-  """
+  """The whole update rule, given mean gradients: they are clipped first."""
   rate = schedule(config)
   rule = _rule(config.optimizer, rate, config.model)
   if config.optimizer.visit_rate_power:
@@ -65,11 +54,7 @@ def make(config: Config) -> optax.GradientTransformation:
     rule = optax.chain(
       optax.clip_by_global_norm(config.optimizer.clip_norm), rule
     )
-  rule = _weighted_mean(rule)
-  if config.train.accumulate == 1:
-    return rule
-  steps = optax.MultiSteps(rule, config.train.accumulate)
-  return steps.gradient_transformation()
+  return rule
 
 
 def _rule(
@@ -159,27 +144,3 @@ def _trust_ratio_by_row() -> optax.GradientTransformation:
       scale, updates, params
     )
   )
-
-
-def _weighted_mean(
-  inner: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-  """Hands on sum / weight; where all weight is 0 nothing is updated."""
-
-  def init(params: Any) -> Any:
-    return inner.init(params[0])
-
-  def update(updates: Any, state: Any, params: Any) -> Any:
-    total, weight = updates
-
-    def step() -> Any:
-      mean = jax.tree.map(lambda g: g / weight.astype(g.dtype), total)
-      return inner.update(mean, state, params[0])
-
-    def stay() -> Any:
-      return jax.tree.map(jnp.zeros_like, total), state
-
-    steps, state = jax.lax.cond(weight > 0, step, stay)
-    return (steps, jnp.zeros_like(weight)), state
-
-  return optax.GradientTransformation(init, update)

@@ -15,6 +15,7 @@ from shared_tfm.data import Dataset
 from shared_tfm.errors import need
 from shared_tfm.train import hosts, visits
 from shared_tfm.train import mesh as meshes
+from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
 
@@ -77,7 +78,7 @@ class Programs:
   def shapes(self) -> Any:
     """The state's shapes, dtypes and shardings."""
     return _placed(
-      jax.eval_shape(functools.partial(steps.initial, self.config), _SEED),
+      jax.eval_shape(functools.partial(states.initial, self.config), _SEED),
       self.where,
     )
 
@@ -104,7 +105,7 @@ class Programs:
   @functools.cached_property
   def init(self) -> Any:
     """(seed) -> state."""
-    init = functools.partial(steps.initial, self.config)
+    init = functools.partial(states.initial, self.config)
     return jax.jit(init, out_shardings=self.where).lower(_SEED).compile()
 
   @functools.cached_property
@@ -143,7 +144,7 @@ class Programs:
   @functools.cached_property
   def where(self) -> Any:
     """Where each part of a state lives."""
-    return steps.shardings(self.config, self.mesh)
+    return states.shardings(self.config, self.mesh)
 
   def put(self, batch: Mapping[str, Any]) -> Any:
     """A batch that every process has, on the devices."""
@@ -175,7 +176,7 @@ class Programs:
       }
 
   def score(
-    self, state: steps.State, dataset: Dataset, split: str
+    self, state: states.State, dataset: Dataset, split: str
   ) -> dict[str, Any]:
     """What the task scores by decoding; each process does so by itself."""
     variables = {'params': state.params, **state.variables}
@@ -208,7 +209,7 @@ _SEED = jax.ShapeDtypeStruct((), jnp.uint32)
 
 def evaluate(
   compiled: Programs,
-  state: steps.State,
+  state: states.State,
   dataset: Dataset,
   batches: int,
   split: str = 'validation',

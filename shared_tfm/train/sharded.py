@@ -4,7 +4,8 @@ A step by jit leaves all communication to the compiler, which adds up a shared
 weight's gradient once per visit, inside the loop over depth. A step by
 shard_map gives every device along 'data' and 'fsdp' its own sequences, gathers
 each stored weight once before the loop, and reduces its gradient once after it,
-however many layers use it; 'tensor' and 'sequence' are the compiler's.
+however many layers and micro-batches use it; 'tensor' and 'sequence' are the
+compiler's.
 """
 
 from collections.abc import Callable
@@ -24,9 +25,10 @@ def gradient_of_shards(
   """A gradient by shard_map: every shard's of its own sequences, added up.
 
   Args:
-    gradient: (params, variables, batch, key, scale) -> (gradients, (sums,
-      means, variables)), of a loss that is a sum over sequences. It is run on
-      each shard, and leaves the variables as they are.
+    gradient: (params, state, batches, key) -> (gradients, sums, means, state),
+      of a loss that is a sum over sequences, which are the second axis of
+      `batches`; the first is of micro-batches. It is run on each shard, and
+      comes to the same state on all.
     mesh: to run on.
     shardings: of the parameters.
 
@@ -37,23 +39,21 @@ def gradient_of_shards(
   cuts = jax.tree.map(lambda s: s.spec, shardings)
   whole = jax.tree.map(lambda s: _without(s.spec), shardings)
   stacked = jax.tree.map(lambda s: PartitionSpec(SHARDS, *s), whole)
-  rows, everyone = PartitionSpec(SHARDS), PartitionSpec()
+  everyone, rows = PartitionSpec(), PartitionSpec(None, SHARDS)
 
-  def on_shard(
-    params: Any, variables: Any, batch: Any, key: Any, scale: Any
-  ) -> Any:
+  def on_shard(params: Any, state: Any, batches: Any, key: Any) -> Any:
     key = jax.random.fold_in(key, jax.lax.axis_index(SHARDS))
-    grads, (sums, means, variables) = gradient(
-      params, variables, batch, key, scale
+    grads, sums, means, state = gradient(params, state, batches, key)
+    return (
+      jax.tree.map(lambda g: g[None], grads),
+      jax.lax.psum(sums, SHARDS),
+      jax.lax.pmean(means, SHARDS),
+      state,
     )
-    seen = jax.lax.psum(sums, SHARDS), jax.lax.pmean(means, SHARDS), variables
-    return jax.tree.map(lambda g: g[None], grads), seen
 
   # Three maps and not one: inside a map over some axes the compiler would make
   # whole along the others whatever is gathered or scattered.
-  def whole_gradient(
-    params: Any, variables: Any, batch: Any, key: Any, scale: Any
-  ) -> Any:
+  def whole_gradient(params: Any, state: Any, batches: Any, key: Any) -> Any:
     gathered = jax.shard_map(
       lambda p: jax.tree.map(_gather, p, cuts),
       mesh=mesh,
@@ -61,14 +61,14 @@ def gradient_of_shards(
       out_specs=whole,
       check_vma=False,
     )(params)
-    grads, seen = jax.shard_map(
+    grads, *others = jax.shard_map(
       on_shard,
       mesh=mesh,
-      in_specs=(everyone, everyone, rows, everyone, everyone),
-      out_specs=(rows, everyone),
+      in_specs=(everyone, everyone, rows, everyone),
+      out_specs=(PartitionSpec(SHARDS), everyone, everyone, everyone),
       axis_names=set(SHARDS),
       check_vma=False,
-    )(gathered, variables, batch, key, scale)
+    )(gathered, state, batches, key)
     grads = jax.shard_map(
       lambda g: jax.tree.map(_scatter, g, cuts),
       mesh=mesh,
@@ -76,7 +76,7 @@ def gradient_of_shards(
       out_specs=cuts,
       check_vma=False,
     )(grads)
-    return grads, seen
+    return grads, *others
 
   return whole_gradient
 

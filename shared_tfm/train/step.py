@@ -4,16 +4,12 @@ What a batch holds, and what its loss is, is the task's business: see
 tasks/task.py.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from shared_tfm import tasks
 from shared_tfm.config import Config
@@ -22,84 +18,26 @@ from shared_tfm.tasks import Task
 from shared_tfm.train import loss_scale, optimizer
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train.sharded import gradient_of_shards
+from shared_tfm.train.state import State, shardings
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-class State(flax.struct.PyTreeNode):
-  """Everything that training changes.
-
-  Attributes:
-    step: updates done.
-    params: the parameter tree; inside 'stack', leaves have a row per owner.
-    variables: other collections of the model, such as 'batch_stats'; inside
-      'stack', leaves have a slot per visit.
-    opt_state: the optimizer's.
-    skipped: micro-batches dropped because their gradient was not finite.
-    streak: how many of them were the last ones, in a row.
-    scale: by which the loss is multiplied; None where the dtype needs none.
-    key: raw PRNG key data that dropout keys are derived from.
-  """
-
-  step: jax.Array
-  params: Any
-  variables: Any
-  opt_state: Any
-  skipped: jax.Array
-  streak: jax.Array
-  scale: loss_scale.Scale | None
-  key: jax.Array
-
-
-def boxed(config: Config, key: jax.Array) -> Any:
-  """The model's variables, in boxes with the logical names of their axes."""
-  read = {
-    name: jnp.zeros((1, *shape.shape[1:]), shape.dtype)
-    for name, shape in tasks.make(config).batches()[0].items()
-    if not name.endswith('mask')
-  }
-  return build(config).init(key, **tasks.arguments(read))
-
-
-def initial(config: Config, seed: jax.Array) -> State:
-  """A fresh state. `seed` is an integer scalar, and the only randomness."""
-  init_key, key = jax.random.split(jax.random.key(seed))
-  variables = nn.unbox(boxed(config, init_key))
-  params = variables.pop('params')
-  return State(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    variables=variables,
-    opt_state=optimizer.make(config).init((params, jnp.zeros(()))),
-    skipped=jnp.zeros((), jnp.int32),
-    streak=jnp.zeros((), jnp.int32),
-    scale=loss_scale.initial(config),
-    key=jax.random.key_data(key),
-  )
-
-
-def shardings(config: Config, mesh: jax.sharding.Mesh) -> State:
-  """Where each part of a state lives."""
-  init = functools.partial(boxed, config)
-  params = jax.eval_shape(init, jax.random.key(0))['params']
-  where = meshes.of_params(params, mesh)
-  state = jax.eval_shape(functools.partial(initial, config), jnp.uint32(0))
-  whole = NamedSharding(mesh, PartitionSpec())
-  return jax.tree.map(lambda _: whole, state).replace(
-    params=where,
-    opt_state=meshes.of_moments(state.opt_state, state.params, where),
-  )
-
-
 def train_step(config: Config) -> Callable[[State, Batch], Any]:
   """The training step: (state, batch) -> (state, metrics), pure.
 
-  Metrics: 'loss' per weighted target, at the last exit, 'learning_rate',
-  'skipped', the longest 'streak' of the step, 'loss_scale' where there is one,
-  'tokens' of the batch, and of the last micro-batch where there are several:
-  'grad_norm' of the mean gradient before clipping, what the model measures
-  ('loops') and the further terms of its loss ('router_loss').
+  An update follows the mean over all tokens of all its micro-batches at once,
+  so that k micro-batches equal one large batch however unevenly their tokens
+  are weighted: `optax.MultiSteps` averages pairs (gradient of a sum, its
+  weight), on every shard by itself, and only its result is added up over the
+  shards and divided.
+
+  Metrics: 'loss' per weighted target, at the last exit, 'grad_norm' of the mean
+  gradient before clipping, 'learning_rate', 'skipped', the longest 'streak' of
+  the step, 'loss_scale' where there is one, 'tokens' of the batch, and of the
+  last micro-batch where there are several: what the model measures ('loops')
+  and the further terms of its loss ('router_loss').
   """
   model, mesh = build(config, train=True), meshes.make(config)
   by_shard = meshes.shard_maps(config, mesh)
@@ -107,8 +45,10 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   count = meshes.count(mesh) if by_shard else 1
   task = tasks.make(config)
   measured = losses(task, shards)
-  update_rule = optimizer.make(config)
+  rule = optimizer.make(config)
   rate = optimizer.schedule(config)
+  parts = config.train.accumulate
+  mean_of_parts = optax.MultiSteps(optax.identity(), parts)
 
   def loss(
     params: Any, variables: Any, batch: Batch, key: jax.Array, scale: Any
@@ -122,66 +62,92 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
     )
     size = batch['weights'].size * count  # of all shards
     total = loss_scale.scaled(total / size, scale)
-    return total, (sums, seen, variables)
+    weight = sums['weight'] / size
+    return total, (weight, sums, seen, variables)
 
-  gradient = jax.grad(loss, has_aux=True)
+  def gradient(params: Any, held: State, batches: Batch, key: jax.Array) -> Any:
+    """Of all micro-batches; see `gradient_of_shards`."""
+
+    def micro(carry: Any, indexed: tuple[jax.Array, Batch]) -> Any:
+      _, so_far, held = carry
+      index, batch = indexed
+      grads, (weight, sums, seen, variables) = jax.grad(loss, has_aux=True)(
+        params,
+        held.variables,
+        batch,
+        jax.random.fold_in(key, index),
+        held.scale,
+      )
+      grads = loss_scale.unscaled(grads, held.scale)
+      square = optax.tree.norm(grads, squared=True)
+      # Of all shards: none of them takes what another one drops.
+      finite = jnp.isfinite(jax.lax.psum(square, shards) if shards else square)
+      kept = jax.tree.map(
+        lambda g: jnp.where(finite, g, jnp.zeros_like(g)), (grads, weight)
+      )
+      mean, so_far = mean_of_parts.update(kept, so_far)
+      held = held.replace(
+        variables=jax.tree.map(
+          lambda new, old: jnp.where(finite, new, old),
+          variables,
+          held.variables,
+        ),
+        skipped=held.skipped + ~finite,
+        streak=jnp.where(finite, 0, held.streak + 1),
+        scale=loss_scale.after(
+          held.scale, finite, config.train.loss_scale_every
+        ),
+      )
+      return (mean, so_far, held), (sums, seen, held.streak)
+
+    zero = jax.tree.map(jnp.zeros_like, params), jnp.zeros(())
+    (mean, _, held), (sums, seen, streaks) = jax.lax.scan(
+      micro,
+      (zero, mean_of_parts.init(zero), held),
+      (jnp.arange(parts), batches),
+    )
+    grads, weight = mean
+    added = weight, jax.tree.map(lambda a: jnp.sum(a, axis=0), sums)
+    averaged = jax.tree.map(lambda a: a[-1], seen)
+    return grads, added, averaged, (held, jnp.max(streaks))
+
   if by_shard:
     where = shardings(config, mesh).params
     gradient = gradient_of_shards(gradient, mesh, where)
 
-  def micro(state: State, indexed: tuple[jax.Array, Batch]) -> Any:
-    index, batch = indexed
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    grads, (sums, seen, variables) = gradient(
-      state.params,
-      state.variables,
-      batch,
-      jax.random.fold_in(key, index),
-      state.scale,
-    )
-    grads = loss_scale.unscaled(grads, state.scale)
-    weight = sums['weight'] / batch['weights'].size
-    norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm)
-    kept = jax.tree.map(
-      lambda g: jnp.where(finite, g, jnp.zeros_like(g)), (grads, weight)
-    )
-    (updates, _), opt_state = update_rule.update(
-      kept, state.opt_state, (state.params, weight)
-    )
-    state = state.replace(
-      params=optax.apply_updates(state.params, updates),
-      variables=jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        variables,
-        state.variables,
-      ),
-      opt_state=opt_state,
-      skipped=state.skipped + ~finite,
-      streak=jnp.where(finite, 0, state.streak + 1),
-      scale=loss_scale.after(
-        state.scale, finite, config.train.loss_scale_every
-      ),
-    )
-    return state, (sums, {**seen, 'grad_norm': norm / weight}, state.streak)
-
   def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-    parts = config.train.accumulate
     learning_rate = jnp.asarray(rate(state.step), jnp.float32)
-    state, (sums, seen, streaks) = jax.lax.scan(
-      micro, state, (jnp.arange(parts), _split(batch, parts, mesh))
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    grads, (weight, sums), seen, (held, streak) = gradient(
+      state.params,
+      state.replace(params=None, opt_state=None),
+      _split(batch, parts, mesh),
+      key,
     )
+
+    def follow() -> Any:
+      mean = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+      updates, moments = rule.update(mean, state.opt_state, state.params)
+      return optax.apply_updates(state.params, updates), moments
+
+    def stay() -> Any:
+      return state.params, state.opt_state
+
+    params, moments = jax.lax.cond(weight > 0, follow, stay)
     metrics = {
-      'loss': jnp.sum(sums['loss']) / jnp.sum(sums['weight']),
-      **{name: values[-1] for name, values in seen.items()},
+      'loss': sums['loss'] / sums['weight'],
+      **seen,
+      'grad_norm': optax.tree.norm(grads) / weight,
       'learning_rate': learning_rate,
       'tokens': task.tokens(batch),
-      'skipped': state.skipped,
-      'streak': jnp.max(streaks),
+      'skipped': held.skipped,
+      'streak': streak,
     }
-    if state.scale is not None:
-      metrics['loss_scale'] = state.scale.value
-    return state.replace(step=state.step + 1), metrics
+    if held.scale is not None:
+      metrics['loss_scale'] = held.scale.value
+    return held.replace(
+      step=state.step + 1, params=params, opt_state=moments
+    ), metrics
 
   return step
 

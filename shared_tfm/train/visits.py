@@ -20,7 +20,8 @@ from shared_tfm.model.stack import layout
 from shared_tfm.model.untied import spread, untied
 from shared_tfm.sharing.adaptive import cosines
 from shared_tfm.train import loss_scale
-from shared_tfm.train.step import Batch, State, losses
+from shared_tfm.train.state import State
+from shared_tfm.train.step import Batch, losses
 
 
 def visit_gradients(config: Config) -> Callable[[State, Batch], Any]:
