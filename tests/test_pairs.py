@@ -455,6 +455,19 @@ def test_rouge_by_hand():
   }
 
 
+def test_a_summary_is_compared_with_the_first_words(tmp_path):
+  """As many as targets have on average: two; one of three is right, once."""
+  write(tmp_path / 'train.en', ['x'] * 4)
+  write(tmp_path / 'train.de', ['a b', 'c', 'd e', 'f g h'])
+  write(tmp_path / 'val.en', ['one two three four', 'five'])
+  write(tmp_path / 'val.de', ['one two', 'six'])
+  given = crossed(tmp_path, 'summarisation')
+  dataset = tasks.prepare(given, tmp_path / 'run')
+  found = tasks.make(given).baseline(dataset)
+  assert found['lead_rouge1'] == pytest.approx(1 / 2)
+  assert found['unigram_bits_per_byte'] > 0
+
+
 @pytest.mark.parametrize('name', ['translation', 'summarisation'])
 def test_references_as_predictions(tmp_path, monkeypatch, name):
   """All the way from a batch to the score, whatever order rows come in."""
