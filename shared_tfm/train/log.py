@@ -1,4 +1,9 @@
-"""What a run writes down: metrics.jsonl and TensorBoard events."""
+"""What a run writes down: metrics.jsonl and TensorBoard events.
+
+A resumed run forgets what came after the step it goes on from, in both, so that
+there is one line and one event for each step that was told, in one file each.
+How large they get is `train.log_every`'s to say: a line is about 300 bytes.
+"""
 
 import json
 import logging
@@ -12,6 +17,7 @@ from shared_tfm import files
 from shared_tfm.train.events import Events
 
 METRICS = 'metrics.jsonl'
+ABOUT = ('kind', 'step', 'time')  # what a line says beside its metrics
 logger = logging.getLogger(__name__)
 
 
@@ -24,23 +30,30 @@ class Log:
     kept = [line for line in read(workdir) if line['step'] <= step]
     files.replace(self.path, ''.join(json.dumps(line) + '\n' for line in kept))
     self.file = self.path.open('ab', buffering=0)  # a kill loses no line
-    self.events = Events(workdir / 'tensorboard', purge=step + 1)
+    self.events = Events(workdir / 'tensorboard')
+    for line in kept:
+      self._show(line)
+    self.events.alone()
 
   def write(self, kind: str, step: int, metrics: Mapping[str, Any]) -> None:
     """Writes one line of a kind ('train', 'validation') for one step.
 
     What is no number, such as tables, is for metrics.jsonl alone.
     """
-    metrics = finite(metrics)
-    line = {'kind': kind, 'step': step, 'time': time.time(), **metrics}
+    line = {'kind': kind, 'step': step, 'time': time.time(), **finite(metrics)}
     with files.named(self.path):
       files.append(self.file, f'{json.dumps(line)}\n'.encode())
+    self._show(line)
+
+  def _show(self, line: dict[str, Any]) -> None:
+    """The numbers of a line, on TensorBoard."""
+    kind, step, seconds = (line.get(name) for name in ABOUT)
     scalars = {
       f'{kind}/{name}': value
-      for name, value in metrics.items()
-      if isinstance(value, int | float)
+      for name, value in line.items()
+      if isinstance(value, int | float) and name not in ABOUT
     }
-    self.events.write(step, scalars)
+    self.events.write(int(step or 0), float(seconds or 0), scalars)
 
   def close(self) -> None:
     """Closes the files, in which everything is already."""

@@ -77,10 +77,7 @@ class Programs:
   @functools.cached_property
   def shapes(self) -> Any:
     """The state's shapes, dtypes and shardings."""
-    return _placed(
-      jax.eval_shape(functools.partial(states.initial, self.config), _SEED),
-      self.where,
-    )
+    return _placed(states.shapes(self.config), self.where)
 
   @functools.cached_property
   def batches(self) -> list[Any]:

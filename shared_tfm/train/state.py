@@ -68,12 +68,18 @@ def initial(config: Config, seed: jax.Array) -> State:
   )
 
 
+@functools.lru_cache(maxsize=8)
+def shapes(config: Config) -> State:
+  """The shapes and dtypes of a state."""
+  return jax.eval_shape(functools.partial(initial, config), jnp.uint32(0))
+
+
+@functools.lru_cache(maxsize=8)
 def shardings(config: Config, mesh: jax.sharding.Mesh) -> State:
   """Where each part of a state lives."""
-  init = functools.partial(boxed, config)
+  init, state = functools.partial(boxed, config), shapes(config)
   params = jax.eval_shape(init, jax.random.key(0))['params']
   where = meshes.of_params(params, mesh)
-  state = jax.eval_shape(functools.partial(initial, config), jnp.uint32(0))
   whole = NamedSharding(mesh, PartitionSpec())
   return jax.tree.map(lambda _: whole, state).replace(
     params=where,
