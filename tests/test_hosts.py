@@ -76,7 +76,8 @@ def test_alone():
 class Started:
   """The processes of one run, each with its virtual devices."""
 
-  def __init__(self, folder, processes, devices, *flags):
+  def __init__(self, folder, processes, devices, *flags, last=None):
+    """Starts them in `folder`, or the last one in a folder of its own."""
     with socket.socket() as probe:
       probe.bind(('localhost', 0))
       port = probe.getsockname()[1]
@@ -96,7 +97,7 @@ class Started:
       self.running.append(
         subprocess.Popen(
           command + joined * (processes > 1),
-          cwd=folder,
+          cwd=last or folder if i == processes - 1 else folder,
           env=environment,
           stdout=subprocess.PIPE,
           stderr=subprocess.PIPE,
@@ -137,6 +138,20 @@ def losses(folder):
 
 
 @pytest.mark.slow
+def test_what_one_of_two_cannot_read_ends_both_with_a_line(tmp_path):
+  (tmp_path / 'other').mkdir()
+  for folder in (tmp_path, tmp_path / 'other'):
+    (folder / 'config.py').write_text(CONFIG)
+  (tmp_path / 'text.txt').write_text('To be, or not to be. ' * 400)
+  run = Started(tmp_path, 2, 1, '--config.mesh.data=2', last=tmp_path / 'other')
+  codes, said = run.end(BOUND)
+  assert codes == [2, 2]
+  assert said[0].endswith('error: another process cannot go on, and says why\n')
+  assert 'text.txt' in said[1].splitlines()[-1]
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
 def test_a_run_on_two_hosts_that_are_killed_and_moved(tmp_path):
   """One process dies; both are told to end; then fewer devices go on.
 
@@ -150,15 +165,17 @@ def test_a_run_on_two_hosts_that_are_killed_and_moved(tmp_path):
   many, one = folders
   eight = ('--config.mesh.data=4', '--config.mesh.fsdp=2')
 
-  # A peer dies: the other ends by itself, with a message.
-  run = Started(many, 2, 4, *eight)
-  first = run.saved()
-  run.running[1].kill()
-  begin = time.monotonic()
-  codes, said = run.end(BOUND)
-  assert time.monotonic() - begin < BOUND
-  assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None)
-  assert 'another task died' in said[0] or 'error' in said[0].lower()
+  # A peer dies, whichever: the other ends by itself, with a message.
+  first = 0
+  for dead, left in ((1, 0), (0, 1)):
+    run = Started(many, 2, 4, *eight)
+    first = run.saved(first)
+    run.running[dead].kill()
+    begin = time.monotonic()
+    codes, said = run.end(BOUND)
+    assert time.monotonic() - begin < BOUND
+    assert codes[dead] == -signal.SIGKILL and codes[left] not in (0, None)
+    assert 'another task died' in said[left] or 'error' in said[left].lower()
 
   # Both start again, and one of them is told to end: both do, saved.
   run = Started(many, 2, 4, *eight)
