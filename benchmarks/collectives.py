@@ -1,13 +1,15 @@
 """What a training step sends between 8 devices, under jit and shard_map.
 
 Bytes that each device sends in one step, read from the compiled program of a
-decoder on 8 virtual CPU devices: in all, and how much of it inside the loop
-over depth. Beside them is what one gather and one reduction of every stored
-parameter would take. Nothing is run, so a busy machine changes nothing.
+decoder on 8 virtual CPU devices: in all, and how much of it inside the loops
+over depth and over micro-batches. Beside them is what one gather and one
+reduction of every stored parameter would take. Nothing is run, so a busy
+machine changes nothing.
 
-Command: python -m benchmarks.collectives
+Command: python -m benchmarks.collectives [--accumulate=N]
 """
 
+import argparse
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -41,12 +43,14 @@ MESHES = (
 )
 
 
-def counted(scheme: str, mesh: dict[str, Any]) -> tuple[float, float, float]:
+def counted(
+  scheme: str, mesh: dict[str, Any], accumulate: int
+) -> tuple[float, float, float]:
   """MB sent in a step, MB of that inside loops, and MB of parameters."""
   config = configs.cross(
     {
       'model': {**MODEL, 'sharing': {'layer': scheme}},
-      'train': {'batch_size': 32},
+      'train': {'batch_size': 32, 'accumulate': accumulate},
       'mesh': mesh,
     }
   )
@@ -63,6 +67,11 @@ def counted(scheme: str, mesh: dict[str, Any]) -> tuple[float, float, float]:
 
 def main() -> None:
   """Prints the table."""
+  parser = argparse.ArgumentParser(description='What a training step sends.')
+  parser.add_argument(
+    '--accumulate', type=int, default=1, help='micro-batches in a step'
+  )
+  parts = parser.parse_args().accumulate
   versions = [
     f'{name} {importlib.metadata.version(name)}' for name in ('jax', 'jaxlib')
   ]
@@ -74,8 +83,8 @@ def main() -> None:
   print('|:--|--:|:--|--:|--:|--:|--:|--:|')
   for scheme in SCHEMES:
     for mesh in MESHES:
-      sent, looped, stored = counted(scheme, {**mesh, 'step': 'jit'})
-      less, inside, _ = counted(scheme, {**mesh, 'step': 'shard_map'})
+      sent, looped, stored = counted(scheme, {**mesh, 'step': 'jit'}, parts)
+      less, inside, _ = counted(scheme, {**mesh, 'step': 'shard_map'}, parts)
       shape = ' x '.join(f'{axis} {size}' for axis, size in mesh.items())
       print(
         f'| {scheme} | {stored:.1f} | {shape} | {sent:.1f} | {looped:.1f}'
