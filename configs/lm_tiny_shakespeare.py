@@ -2,7 +2,7 @@
 
 Expected: 2.40 bits per character of the validation split and 2.54 of the test
   split, which is harder; the unigram entropy is 4.79.
-Cost: 11 minutes on 2 CPU cores that three times as much other work shared.
+Cost: 11 minutes on 2 CPU cores that had other work.
 Command: python -m shared_tfm train --config=configs/lm_tiny_shakespeare.py \
   --workdir=runs/lm_tiny_shakespeare
 

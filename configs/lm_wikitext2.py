@@ -4,8 +4,8 @@ Expected: a split of 217,646 (validation) or 245,569 words (test) scored to the
   last one. Half as wide, after 200 of its 600 steps and with windows that do
   not overlap, a perplexity of 583 per word of the test split: see
   experiments/language_modelling.
-Cost: 600 steps of 2,048 words, about a second each on one CPU core; most of it
-  is the softmax over all words.
+Cost: 600 steps of 2,048 words, some 1.5 seconds each on one CPU core, most of
+  them for the softmax over all words.
 Command: python -m shared_tfm train --config=configs/lm_wikitext2.py \
   --workdir=runs/lm_wikitext2
   python -m shared_tfm evaluate --workdir=runs/lm_wikitext2 --split=test

@@ -9,7 +9,8 @@ Command: python -m shared_tfm train --config=configs/qa_covidqa.py \
   python -m shared_tfm evaluate --workdir=runs/qa_covidqa \
   --predictions=runs/qa_covidqa
 
-The last command writes the predictions.json that SQuAD's script reads. The data
+The last command writes what SQuAD's script reads, references.json and
+predictions.json. The data
 are read from the folder that SHARED_TFM_DATA names, else from data/.
 """
 

@@ -12,7 +12,8 @@ Command: python -m shared_tfm prepare squad, once, and then
   python -m shared_tfm evaluate --workdir=runs/qa_squad \
   --predictions=runs/qa_squad
 
-The last command writes the predictions.json that SQuAD's script reads. SQuAD
+The last command writes what SQuAD's script reads, references.json and
+predictions.json. SQuAD
 2.0 is --config.data.source=tfds:squad/v2.0, by the same table with
 --config.optimizer.learning_rate=3e-5 --config.train.num_steps=8144
 --config.optimizer.warmup_steps=814 --config.data.seq_len=512.

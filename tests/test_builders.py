@@ -9,7 +9,12 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import checksums, downloader, util
+from tensorflow_datasets.core.download import (
+  checksums,
+  downloader,
+  extractor,
+  util,
+)
 
 from shared_tfm.__main__ import main
 from shared_tfm.data.sources import builders, records
@@ -30,7 +35,7 @@ class FileLines(tfds.core.GeneratorBasedBuilder):
   MANUAL_DOWNLOAD_INSTRUCTIONS = 'Get lines.txt from its authors.'
   BUILDER_CONFIGS = [  # noqa: RUF012
     tfds.core.BuilderConfig(name=name)
-    for name in ('web', 'brought', 'package', *ARCHIVES)
+    for name in ('web', 'brought', 'package', 'extractor', *ARCHIVES)
   ]
   url_infos = {  # noqa: RUF012
     URL: checksums.UrlInfo(
@@ -50,6 +55,8 @@ class FileLines(tfds.core.GeneratorBasedBuilder):
     name = self.builder_config.name
     if name == 'package':
       import no_such_package  # noqa: F401
+    if name == 'extractor':  # which needs TensorFlow, and hides that
+      raise extractor.ExtractError("lines.gz: No module named 'tensorflow'")
     if name == 'brought':
       return {
         'train': self._generate_examples(manager.manual_dir / 'lines.txt')
@@ -138,6 +145,11 @@ def test_another_format_is_not_overwritten(tmp_path, files):
       'file_lines/package',
       {},
       "file_lines/package needs .*: No module named 'no_such_package'; the ext",
+    ),
+    (
+      'file_lines/extractor',
+      {},
+      "file_lines/extractor needs .*: No module named 'tensorflow'; the ext",
     ),
     (
       'file_lines/brought',

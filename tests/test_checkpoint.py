@@ -373,14 +373,6 @@ def test_the_same_step_may_be_damaged_twice(tmp_path):
     assert data_files(tmp_path / 'damaged' / name)
 
 
-def test_as_many_damaged_ones_are_kept_as_good_ones(tmp_path):
-  for step in range(2, 6):
-    saved(tmp_path, {1: 1.0, step: 2.0} if step == 2 else {step: 2.0})
-    spoil(tmp_path / 'checkpoints' / f'{step}')
-    assert_is_of(1, restored(tmp_path))
-  assert steps(tmp_path, 'damaged') == ['4', '5']
-
-
 def test_if_the_best_is_damaged_the_next_best_is_loaded(tmp_path):
   saved(tmp_path, {1: 2.0, 2: 1.0, 3: 4.0, 4: None}, latest=4)
   spoil(tmp_path / 'checkpoints' / '2')

@@ -505,14 +505,34 @@ def test_where_nothing_can_be_locked_there_is_a_warning(
 
 
 def test_of_a_damaged_log_what_can_be_read_is(tmp_path, caplog):
-  line = '{"kind": "train", "step": 1}'
-  damaged = [b'\xff{"kind"', b'[1]', b'{"kind": "train"}', b'{"kind": "tr']
-  rows = [line.encode(), *damaged[:3], line.encode(), damaged[3]]
+  line = '{"kind": "train", "step": 1, "time": 2.0, "loss": null, "a": 1}'
+  damaged = [
+    b'\xff{"kind"',
+    b'[1]',
+    b'{"kind": "train"}',
+    *(
+      line.replace(old, new).encode()
+      for old, new in (
+        ('1,', '-1e30,'),
+        ('1,', '1e345,'),
+        ('1,', '"3",'),
+        ('2.0', '"x"'),
+        ('1}', '9' * 400 + '}'),
+        ('"a"', '"\\ud800"'),
+        ('"train"', '7'),
+      )
+    ),
+  ]
+  rows = [line.encode(), *damaged, line.encode(), b'{"kind": "tr']
   (tmp_path / 'metrics.jsonl').write_bytes(b'\n'.join(rows))
   assert log.read(tmp_path) == [json.loads(line)] * 2
   said = [record.getMessage() for record in caplog.records]
   path = tmp_path / 'metrics.jsonl'
-  assert said == [f'{path}: line {n} is damaged; left out' for n in (2, 3, 4)]
+  assert said == [
+    f'{path}: line {n} is damaged; left out' for n in range(2, 2 + len(damaged))
+  ]
+  log.Log(tmp_path, 1).close()  # and shows it
+  assert log.read(tmp_path) == [json.loads(line)] * 2
 
 
 def test_what_a_kill_left_of_a_file_is_removed(text, tmp_path):

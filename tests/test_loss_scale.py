@@ -226,8 +226,9 @@ def test_padding_is_attended_to_by_nobody():
     {'mesh__data': 2, 'mesh__step': 'shard_map'},
     {'mesh__fsdp': 2, 'mesh__step': 'shard_map'},
     {'mesh__data': 2, 'mesh__step': 'jit', 'train__accumulate': 2},
+    {'mesh__fsdp': 2, 'mesh__step': 'shard_map', 'train__accumulate': 2},
   ],
-  ids=['data', 'fsdp', 'jit'],
+  ids=['data', 'fsdp', 'jit', 'parts'],
 )
 def test_an_overflow_on_one_device_is_one_everywhere(cuts):
   """Two devices, a NaN in one's rows: dropped, halved, as by one device."""

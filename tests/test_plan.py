@@ -97,8 +97,9 @@ def test_eight_devices_by_hand(here):
   assert held['batch'] == 3 * 4 * B * L // 8
   assert held['peak'] > sum(held[k] for k in ('state', 'batch', 'temporaries'))
   # Three of four parts come from the others; the sums over 'data' go both ways;
-  # loss and weight are summed over all, norms (ten leaves) over 'fsdp', twice.
-  scalars = 2 * 8 * 7 // 8 + 2 * (2 * 40 * 3 // 4)
+  # whether gradients are finite, the loss, the weight and that of what was kept
+  # are summed over all, norms (ten leaves) over 'fsdp', twice.
+  scalars = 2 * (4 * 7 // 8 + 12 * 7 // 8 + 2 * (40 * 3 // 4))
   assert work['sent'] == {
     'all-gather': 4 * STORED * 3 // 4,
     'all-reduce': 2 * (4 * STORED // 4) // 2 + scalars,

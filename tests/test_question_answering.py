@@ -325,9 +325,10 @@ def test_a_model_that_knows_scores_100(tmp_path, impossible):
   assert 0 <= task.baseline(dataset)['random_f1'] < 60
 
   found = spans.found(made, predictions, 30, 20)
-  written = spans.files([*found.values()], impossible, 0.0)
+  written = spans.files(made.questions, [*found.values()], impossible, 0.0)
   names = ['predictions.json', 'nbest_predictions.json']
-  assert [*written] == names + ['null_odds.json'] * impossible
+  others = ['references.json'] + ['null_odds.json'] * impossible
+  assert sorted(written) == sorted(names + others)
   given, best = (json.loads(written[name]) for name in names)
   questions = made.questions
   assert given == {q.id: (*q.answers, '')[0] for q in questions}
@@ -559,9 +560,19 @@ def test_answers_are_found_and_written(tmp_path, capsys):
   assert sorted(path.name for path in written.iterdir()) == [
     'nbest_predictions.json',
     'predictions.json',
+    'references.json',
   ]
   given = json.loads((written / 'predictions.json').read_text())
   questions = squad.questions(crossed.data)['validation']
+  content = json.loads((written / 'references.json').read_text())
+  asked = [  # as SQuAD's own script looks for what it needs
+    (qa['id'], [answer['text'] for answer in qa['answers']])
+    for article in content['data']
+    for paragraph in article['paragraphs']
+    for qa in paragraph['qas']
+  ]
+  assert sorted(asked) == sorted((q.id, [*q.answers]) for q in questions)
+  assert {name for name, _ in asked} == given.keys()
   told = squad_score.scores(questions, given)
   assert told == {name: scores[name] for name in told}
   assert told['exact_match'] == result['validation_exact_match']

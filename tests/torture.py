@@ -5,12 +5,14 @@ continued by the same command, until it ends. Then its weights and its log must
 be, bit for bit, those of a run that nobody disturbed. Runs follow each other
 until enough kills were made. SIGTERM comes too, as when a machine is taken
 away, and has to find the run saved in time; then every fault of `faults.py`.
+Two such runs are under way at a time.
 
 Command: python tests/torture.py --kills=50
 """
 
 import argparse
 import collections
+import concurrent.futures
 import contextlib
 import json
 import pathlib
@@ -30,6 +32,7 @@ from shared_tfm.train import log, loop
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 600
 EVERY = 40  # a checkpoint
+LANES = 2  # of runs at the same time
 KINDS = ('in a save', 'while it trains', 'at any time')
 GRACE = 10.0  # seconds that a process has to save and end after SIGTERM
 WORDS = 'a bank of weights is picked by row and every layer reads its own row'
@@ -218,6 +221,13 @@ class Figures:
     self.moments = collections.Counter()
     self.saved, self.runs, self.lost = [], 0, []
 
+  def add(self, other):
+    """Counts what another lane has counted."""
+    self.moments += other.moments
+    self.saved += other.saved
+    self.lost += other.lost
+    self.runs += other.runs
+
   def rows(self):
     """The table's rows: a text and a number."""
     order = sorted(self.moments, key=self.moments.get, reverse=True)
@@ -236,7 +246,7 @@ def torture(folder, kills, terms, seed=0, shown=lambda text: None):
   """Sends `kills` SIGKILLs and `terms` SIGTERMs, in as many runs as it takes.
 
   Args:
-    folder: an empty one, for all of it.
+    folder: an empty one, or none yet, for all of it.
     kills: how many.
     terms: how many.
     seed: of their moments.
@@ -245,6 +255,7 @@ def torture(folder, kills, terms, seed=0, shown=lambda text: None):
   Returns:
     The figures.
   """
+  folder.mkdir(exist_ok=True)
   expected, training = uninterrupted(folder)
   moments, figures = Moments(training, seed), Figures()
   numbers = [signal.SIGKILL] * kills + [signal.SIGTERM] * terms
@@ -280,6 +291,26 @@ def torture(folder, kills, terms, seed=0, shown=lambda text: None):
   return figures
 
 
+def in_lanes(folder, kills, terms, seed, shown):
+  """The same, two at a time: what one does comes in the way of the other."""
+  figures = Figures()
+  with concurrent.futures.ThreadPoolExecutor(LANES) as pool:
+    lanes = [
+      pool.submit(
+        torture,
+        folder / f'lane_{i}',
+        (kills + i) // LANES,
+        (terms + i) // LANES,
+        LANES * seed + i,
+        lambda text, i=i: shown(f'lane {i}: {text}'),
+      )
+      for i in range(LANES)
+    ]
+    for lane in lanes:
+      figures.add(lane.result())
+  return figures
+
+
 def table(rows):
   """Rows of a text and a number, in Markdown."""
   wide = max(len(text) for text, _ in rows)
@@ -303,7 +334,7 @@ def main():
   begin = time.monotonic()
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    figures = torture(folder, given.kills, given.terms, given.seed, _show)
+    figures = in_lanes(folder, given.kills, given.terms, given.seed, _show)
     rows = figures.rows()
     made, left_out, wrong = faults.all_of_them(folder / 'faults', _show)
   rows += [('faults injected', made), ('faults that cost a run', len(wrong))]

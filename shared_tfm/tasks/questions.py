@@ -206,7 +206,7 @@ class QuestionAnswering(Task):
   ) -> Scores:
     """Nothing that `metrics` has not; the folder gets what `spans.files` says.
 
-    SQuAD's evaluation script accepts predictions.json.
+    SQuAD's evaluation script takes references.json and predictions.json.
     """
     if folder is None:
       return {}
@@ -214,8 +214,12 @@ class QuestionAnswering(Task):
     predictions = self.said(variables, dataset, split)
     found = self._found(predictions, dataset, split)
     threshold = self.config.task.null_threshold
+    questions = dataset.passages[split].questions
     for name, text in spans.files(
-      [*found.values()], dataset.abstain, threshold
+      [questions[number] for number in found],
+      [*found.values()],
+      dataset.abstain,
+      threshold,
     ).items():
       files.replace(folder / name, text)
     return {}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shared_tfm.data.passages import Passages
+from shared_tfm.data.sources.squad import Question
 
 CERTAIN = 1e9  # odds of "no answer" where no answer can be given
 
@@ -154,23 +155,32 @@ def _different(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def files(
-  results: Sequence[Found], abstain: bool, threshold: float
+  questions: Sequence[Question],
+  results: Sequence[Found],
+  abstain: bool,
+  threshold: float,
 ) -> dict[str, str]:
   """What SQuAD's evaluation script reads, and what is said beside it.
 
   Args:
-    results: of all questions.
+    questions: all of them.
+    results: theirs.
     abstain: whether any question has no answer.
     threshold: see `Found.answer`.
 
   Returns:
-    JSON by the name of a file: predictions.json, id to answer;
+    JSON by the name of a file: predictions.json, id to answer; references.json,
+    the questions in SQuAD's format, their ids as text as JSON has keys;
     nbest_predictions.json, id to candidates; and where a model may abstain
     null_odds.json, id to how much better that scores.
   """
   written: dict[str, Any] = {
     'predictions.json': {
       each.id: each.answer(abstain, threshold) for each in results
+    },
+    'references.json': {
+      'version': '2.0' if abstain else '1.1',
+      'data': [{'title': '', 'paragraphs': _paragraphs(questions)}],
     },
     'nbest_predictions.json': {
       each.id: _probable([*each.best, *[each.none] * abstain])
@@ -183,6 +193,24 @@ def files(
     name: json.dumps(content, indent=2, ensure_ascii=False) + '\n'
     for name, content in written.items()
   }
+
+
+def _paragraphs(questions: Sequence[Question]) -> list[dict[str, Any]]:
+  """Contexts with their questions."""
+  asked: dict[str, list[dict[str, Any]]] = {}
+  for each in questions:
+    asked.setdefault(each.context, []).append(
+      {
+        'id': each.id,
+        'question': each.question,
+        'answers': [
+          {'text': text, 'answer_start': max(each.context.find(text), 0)}
+          for text in each.answers
+        ],
+        'is_impossible': each.impossible,
+      }
+    )
+  return [{'context': text, 'qas': qas} for text, qas in asked.items()]
 
 
 def _probable(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:

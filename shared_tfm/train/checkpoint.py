@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -39,9 +38,8 @@ class Checkpoints:
 
     Args:
       folder: made if need be, where it is to be written in.
-      latest: how many are kept beside the best, and of the damaged ones that
-        are set aside. None: the folder is only read, and may be another
-        process's, or no one's, to write in.
+      latest: how many are kept beside the best. None: the folder is only read,
+        and may be another process's, or no one's, to write in.
     """
     self.folder, self.latest = folder.resolve(), latest
     self.damaged: list[int] = []
@@ -218,7 +216,7 @@ class Checkpoints:
     self.damaged.append(step)
 
   def _set_aside(self) -> None:
-    """Moves what is damaged, but for who only reads; the last few are kept."""
+    """Moves what is damaged, but for who only reads; nothing is deleted."""
     if self.latest is None or not hosts.is_first():
       return
     damaged = self.folder.parent / 'damaged'
@@ -229,10 +227,6 @@ class Checkpoints:
         while place.exists():
           place = place.with_name(f'{place.name}+')
         shutil.move(path, place)
-        os.utime(place)
-    aside = sorted(damaged.glob('*'), key=os.path.getmtime)
-    for path in aside[: -self.latest]:
-      shutil.rmtree(path, ignore_errors=True)
 
   def _sweep(self) -> None:
     """Deletes what was pruned, and saves that were cut."""

@@ -17,6 +17,7 @@ from shared_tfm import files
 from shared_tfm.train.events import Events
 
 METRICS = 'metrics.jsonl'
+LARGEST = 2**63  # whole numbers are below it
 ABOUT = ('kind', 'step', 'time')  # what a line says beside its metrics
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,13 @@ class Log:
 
   def _show(self, line: dict[str, Any]) -> None:
     """The numbers of a line, on TensorBoard."""
-    kind, step, seconds = (line.get(name) for name in ABOUT)
+    kind, step, seconds = (line[name] for name in ABOUT)
     scalars = {
       f'{kind}/{name}': value
       for name, value in line.items()
       if isinstance(value, int | float) and name not in ABOUT
     }
-    self.events.write(int(step or 0), float(seconds or 0), scalars)
+    self.events.write(step, seconds, scalars)
 
   def close(self) -> None:
     """Closes the files, in which everything is already."""
@@ -90,11 +91,28 @@ def read(workdir: Path) -> list[dict[str, Any]]:
   lines = []
   for number, text in enumerate(texts, 1):
     try:
-      line = json.loads(text)
-      line['kind'], int(line['step'])
+      lines.append(_sound(json.loads(text)))
     except (ValueError, TypeError, KeyError, RecursionError):
       if number < len(texts):  # what follows the last newline was cut
         logger.warning('%s: line %s is damaged; left out', path, number)
-    else:
-      lines.append(line)
   return lines
+
+
+def _sound(line: dict[str, Any]) -> dict[str, Any]:
+  """The line, if it is one that `Log` can have written.
+
+  Raises:
+    KeyError, TypeError, ValueError: it is not.
+  """
+  kind, step, seconds = (line[name] for name in ABOUT)
+  numbers = [n for n in line.values() if isinstance(n, int | float)]
+  if not (
+    isinstance(kind, str)
+    and type(step) is int
+    and 0 <= step < LARGEST
+    and isinstance(seconds, int | float)
+    and all(abs(n) < LARGEST for n in numbers if not isinstance(n, float))
+  ):
+    raise ValueError('not of the kinds that are written')
+  json.dumps(line, ensure_ascii=False).encode()  # no halves of a character
+  return line

@@ -30,7 +30,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   An update follows the mean over all tokens of all its micro-batches at once,
   so that k micro-batches equal one large batch however unevenly their tokens
   are weighted: `optax.MultiSteps` averages pairs (gradient of a sum, its
-  weight), on every shard by itself, and only its result is added up over the
+  weight), on every shard by itself, and only that mean is added up over the
   shards and divided.
 
   Metrics: 'loss' per weighted target, at the last exit, 'grad_norm' of the mean
@@ -48,7 +48,8 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   rule = optimizer.make(config)
   rate = optimizer.schedule(config)
   parts = config.train.accumulate
-  mean_of_parts = optax.MultiSteps(optax.identity(), parts)
+  # Never at its end, so that it holds the mean, and that is held only once.
+  running = optax.MultiSteps(optax.identity(), parts + 1)
 
   def loss(
     params: Any, variables: Any, batch: Batch, key: jax.Array, scale: Any
@@ -69,7 +70,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
     """Of all micro-batches; see `gradient_of_shards`."""
 
     def micro(carry: Any, indexed: tuple[jax.Array, Batch]) -> Any:
-      _, so_far, held = carry
+      mean, held = carry
       index, batch = indexed
       grads, (weight, sums, seen, variables) = jax.grad(loss, has_aux=True)(
         params,
@@ -85,7 +86,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
       kept = jax.tree.map(
         lambda g: jnp.where(finite, g, jnp.zeros_like(g)), (grads, weight)
       )
-      mean, so_far = mean_of_parts.update(kept, so_far)
+      _, mean = running.update(kept, mean)
       held = held.replace(
         variables=jax.tree.map(
           lambda new, old: jnp.where(finite, new, old),
@@ -98,15 +99,13 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
           held.scale, finite, config.train.loss_scale_every
         ),
       )
-      return (mean, so_far, held), (sums, seen, held.streak)
+      return (mean, held), (sums, seen, held.streak)
 
     zero = jax.tree.map(jnp.zeros_like, params), jnp.zeros(())
-    (mean, _, held), (sums, seen, streaks) = jax.lax.scan(
-      micro,
-      (zero, mean_of_parts.init(zero), held),
-      (jnp.arange(parts), batches),
+    (mean, held), (sums, seen, streaks) = jax.lax.scan(
+      micro, (running.init(zero), held), (jnp.arange(parts), batches)
     )
-    grads, weight = mean
+    grads, weight = mean.acc_grads
     added = weight, jax.tree.map(lambda a: jnp.sum(a, axis=0), sums)
     averaged = jax.tree.map(lambda a: a[-1], seen)
     return grads, added, averaged, (held, jnp.max(streaks))

@@ -76,11 +76,7 @@ def prepare(
   try:
     builder.download_and_prepare(download_config=given)
   except ImportError as error:
-    raise BadInput(
-      f'the builder of tfds:{name} needs what is not installed:'
-      f' {_first(error)}; the extra tf has TensorFlow, and what is prepared is'
-      ' read without it'
-    ) from None
+    raise _needs(name, error) from None
   except download_manager.NonMatchingChecksumError as error:
     raise BadInput(
       f'tfds:{name} cannot be built: {records.line(error)}; --trust takes the'
@@ -97,11 +93,24 @@ def prepare(
     zipfile.BadZipFile,
     zlib.error,
   ) as error:
+    if 'No module named' in str(error):  # as the extractor hands it on
+      raise _needs(name, error) from None
     raise BadInput(
       f'tfds:{name} cannot be built: {records.line(error)}; {_wanted(builder)}'
     ) from None
   records.open_tfds(name, path)  # as array_record, and not damaged
   return str(builder.data_dir)
+
+
+def _needs(name: str, error: Exception) -> BadInput:
+  """What to do where a package is missing."""
+  said = _first(error)
+  said = said[max(said.find('No module named'), 0) :]
+  return BadInput(
+    f'the builder of tfds:{name} needs what is not installed: {said}; the extra'
+    ' tf (./setup.sh tf) has TensorFlow, and what is prepared is read without'
+    ' it'
+  )
 
 
 def _name(builder: Any) -> None:
