@@ -9,6 +9,7 @@ import os
 import pathlib
 import random
 import shutil
+import tracemalloc
 import zipfile
 
 import jax
@@ -98,9 +99,8 @@ def assert_same(left, right):
 
 def read(folder, split='train', **fields):
   fields = {'source_field': 'en', 'target_field': 'de'} | fields
-  return pairs.read(
-    config.Data(**{'source': 'parallel', 'path': str(folder), **fields}), split
-  )
+  given = {'source': 'parallel', 'path': str(folder), **fields}
+  return [*pairs.read(config.Data(**given), split)]
 
 
 def test_parallel_text(tmp_path):
@@ -112,6 +112,25 @@ def test_parallel_text(tmp_path):
   assert read(tmp_path, 'validation') == [('v', 'w')]
   turned = read(tmp_path, 'dev', source_field='de', target_field='en')
   assert turned == [('w', 'v')]
+
+
+def test_plain_parallel_text_stays_on_disk(tmp_path):
+  """Of 2 x 64 MB, what is held is where lines end."""
+  for side, letter in (('en', 'a'), ('de', 'b')):
+    (tmp_path / f'train.{side}').write_text(f'{letter * 127}\n' * 2**19)
+  data = config.Data(
+    source='parallel',
+    path=str(tmp_path),
+    source_field='en',
+    target_field='de',
+  )
+  tracemalloc.start()
+  found = pairs.read(data, 'train')
+  assert len(found) == 2**19
+  assert {found[i] for i in (0, 2**18, -1)} == {('a' * 127, 'b' * 127)}
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 2**25
 
 
 def damaged(name):
@@ -127,7 +146,7 @@ def damaged(name):
     'no gzip': lambda f: (
       write(f / 'train.de', []) or ((f / 'train.de').rename(f / 'train.de.gz'))
     ),
-    'not UTF-8': lambda f: (f / 'train.en').write_bytes(b'\xff\n'),
+    'not UTF-8': lambda f: (f / 'train.en').write_bytes(b'\xff\n' * 60),
     'missing': lambda f: (f / 'train.de.gz').unlink(),
     'empty': lambda f: (
       write(f / 'train.en', []) or write(f / 'train.de.gz', [])

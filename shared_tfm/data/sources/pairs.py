@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from shared_tfm.config import Data
 from shared_tfm.data.sources import records, texts
+from shared_tfm.data.sources.lines import Lines
 from shared_tfm.errors import BadInput, need, unknown
 
 Pair = tuple[str, str]
@@ -33,7 +34,8 @@ def read(data: Data, split: str) -> Sequence[Pair]:
     split: 'train', 'validation', or whatever else the source has.
 
   Returns:
-    Pairs by number; records of TFDS are read when they are asked for.
+    Pairs by number; lines of plain files and records of TFDS are read when they
+    are asked for.
 
   Raises:
     BadInput: an unknown source, one that cannot be read, one that has no such
@@ -53,7 +55,7 @@ def read(data: Data, split: str) -> Sequence[Pair]:
   return found
 
 
-def _parallel(data: Data, split: str) -> list[Pair]:
+def _parallel(data: Data, split: str) -> Sequence[Pair]:
   """The lines of two files, one beside the other."""
   _need_fields(data)
   need(bool(data.path), "data.source 'parallel' needs data.path, a folder")
@@ -80,19 +82,27 @@ def _parallel(data: Data, split: str) -> list[Pair]:
       f'data.path {data.path} has no {names[-1]}.{missing} or'
       f' {names[-1]}.{missing}.gz for the split {split}; it holds {held}'
     )
-  left, right = _lines(source), _lines(target)
+  left, right = Lines(source), Lines(target)
   need(
     len(left) == len(right),
     f'{source} has {len(left)} lines and {target} {len(right)}: they are not'
     ' parallel',
   )
-  return list(zip(left, right, strict=True))
+  return _Parallel(left, right)
 
 
-def _lines(file: texts.File) -> list[str]:
-  """Lines as programs count them, which know one mark for their end."""
-  lines = file.read().split('\n')
-  return [line.rstrip('\r') for line in lines[: -1 if not lines[-1] else None]]
+@dataclasses.dataclass(frozen=True)
+class _Parallel(Sequence[Pair]):
+  """Lines that belong together."""
+
+  left: Lines
+  right: Lines
+
+  def __len__(self) -> int:
+    return len(self.left)
+
+  def __getitem__(self, index):  # type: ignore
+    return self.left[index], self.right[index]
 
 
 def _aeslc(given: str, split: str) -> list[Pair]:

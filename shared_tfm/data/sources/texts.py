@@ -62,11 +62,20 @@ class File:
       BadInput: it cannot be read, is damaged, or is not UTF-8.
     """
     try:
-      return self._bytes().decode()
+      return self.content().decode()
     except UnicodeDecodeError as error:
       raise BadInput(
         f'{self} is not UTF-8 text: {error.reason} at byte {error.start}'
       ) from None
+
+  def content(self) -> bytes:
+    """Its bytes, unpacked.
+
+    Raises:
+      BadInput: it cannot be read, or is damaged.
+    """
+    try:
+      return self._bytes()
     except OSError as error:
       reason = error.strerror or error
       raise BadInput(f'{self} cannot be read: {reason}') from None
