@@ -17,7 +17,7 @@ from shared_tfm.model import Transformer, build
 from shared_tfm.tasks import Task
 from shared_tfm.train import loss_scale, optimizer
 from shared_tfm.train import mesh as meshes
-from shared_tfm.train.sharded import gradient_of_shards
+from shared_tfm.train.sharded import Gradient, gradient_of_shards
 from shared_tfm.train.state import State, shardings
 
 Batch = dict[str, jax.Array]
@@ -39,15 +39,73 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   last micro-batch where there are several: what the model measures ('loops')
   and the further terms of its loss ('router_loss').
   """
-  model, mesh = build(config, train=True), meshes.make(config)
-  by_shard = meshes.shard_maps(config, mesh)
-  shards = meshes.SHARDS if by_shard else ()
-  count = meshes.count(mesh) if by_shard else 1
+  mesh, parts = meshes.make(config), config.train.accumulate
   task = tasks.make(config)
-  measured = losses(task, shards)
-  rule = optimizer.make(config)
-  rate = optimizer.schedule(config)
-  parts = config.train.accumulate
+  rule, rate = optimizer.make(config), optimizer.schedule(config)
+  if meshes.shard_maps(config, mesh):
+    gradient = gradient_of_shards(
+      _gradient(config, meshes.SHARDS, meshes.count(mesh)),
+      mesh,
+      shardings(config, mesh).params,
+    )
+  else:
+    gradient = _gradient(config)
+
+  def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    learning_rate = jnp.asarray(rate(state.step), jnp.float32)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    grads, (weight, sums), seen, (held, streak) = gradient(
+      state.params,
+      state.replace(params=None, opt_state=None),
+      _split(batch, parts, mesh),
+      key,
+    )
+
+    def follow() -> Any:
+      mean = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+      updates, moments = rule.update(mean, state.opt_state, state.params)
+      return optax.apply_updates(state.params, updates), moments
+
+    def stay() -> Any:
+      return state.params, state.opt_state
+
+    params, moments = jax.lax.cond(weight > 0, follow, stay)
+    metrics = {
+      'loss': sums['loss'] / sums['weight'],
+      **seen,
+      'grad_norm': optax.tree.norm(grads) / weight,
+      'learning_rate': learning_rate,
+      'tokens': task.tokens(batch),
+      'skipped': held.skipped,
+      'streak': streak,
+    }
+    if held.scale is not None:
+      metrics['loss_scale'] = held.scale.value
+    return held.replace(
+      step=state.step + 1, params=params, opt_state=moments
+    ), metrics
+
+  return step
+
+
+def _gradient(
+  config: Config, shards: Sequence[str] = (), count: int = 1
+) -> Gradient:
+  """The mean gradient of micro-batches, of a whole batch or of one shard.
+
+  Args:
+    config: as `config.cross` returns it.
+    shards: the axes of the mesh that cut a batch, where this is run on each
+      shard; it then knows of the others whether their gradients are finite.
+    count: how many shards there are.
+
+  Returns:
+    See `gradient_of_shards`: sums are the weight of the mean, and what
+    `losses` sums; the state has neither parameters nor moments, and beside it
+    is the longest streak.
+  """
+  model, parts = build(config, train=True), config.train.accumulate
+  measured = losses(tasks.make(config), shards)
   # Never at its end, so that it holds the mean, and that is held only once.
   running = optax.MultiSteps(optax.identity(), parts + 1)
 
@@ -67,8 +125,6 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
     return total, (weight, sums, seen, variables)
 
   def gradient(params: Any, held: State, batches: Batch, key: jax.Array) -> Any:
-    """Of all micro-batches; see `gradient_of_shards`."""
-
     def micro(carry: Any, indexed: tuple[jax.Array, Batch]) -> Any:
       mean, held = carry
       index, batch = indexed
@@ -110,45 +166,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
     averaged = jax.tree.map(lambda a: a[-1], seen)
     return grads, added, averaged, (held, jnp.max(streaks))
 
-  if by_shard:
-    where = shardings(config, mesh).params
-    gradient = gradient_of_shards(gradient, mesh, where)
-
-  def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-    learning_rate = jnp.asarray(rate(state.step), jnp.float32)
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    grads, (weight, sums), seen, (held, streak) = gradient(
-      state.params,
-      state.replace(params=None, opt_state=None),
-      _split(batch, parts, mesh),
-      key,
-    )
-
-    def follow() -> Any:
-      mean = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
-      updates, moments = rule.update(mean, state.opt_state, state.params)
-      return optax.apply_updates(state.params, updates), moments
-
-    def stay() -> Any:
-      return state.params, state.opt_state
-
-    params, moments = jax.lax.cond(weight > 0, follow, stay)
-    metrics = {
-      'loss': sums['loss'] / sums['weight'],
-      **seen,
-      'grad_norm': optax.tree.norm(grads) / weight,
-      'learning_rate': learning_rate,
-      'tokens': task.tokens(batch),
-      'skipped': held.skipped,
-      'streak': streak,
-    }
-    if held.scale is not None:
-      metrics['loss_scale'] = held.scale.value
-    return held.replace(
-      step=state.step + 1, params=params, opt_state=moments
-    ), metrics
-
-  return step
+  return gradient
 
 
 def eval_step(config: Config) -> Callable[[State, Batch], Any]:
