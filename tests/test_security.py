@@ -193,11 +193,13 @@ def test_a_pickle_is_refused(tmp_path, trap, name):
   assert not sprung.exists()
 
 
+SOUND = '{"kind": "train", "step": 1, "time": 2.0}\n'  # a line of a log
+
+
 def test_a_pickle_in_a_log_is_left_out(tmp_path, trap):
   content, sprung = trap
-  line = '{"kind": "train", "step": 1}\n'
-  (tmp_path / log.METRICS).write_text(line + content.decode('latin-1'))
-  assert log.read(tmp_path) == [{'kind': 'train', 'step': 1}]
+  (tmp_path / log.METRICS).write_text(SOUND + content.decode('latin-1'))
+  assert log.read(tmp_path) == [json.loads(SOUND)]
   assert not sprung.exists()
 
 
@@ -205,9 +207,8 @@ def test_a_pickle_in_a_log_is_left_out(tmp_path, trap):
   'odd', ['[]', '3', 'null', '"kind"', '{"step": 2}', '[' * 100_000]
 )
 def test_a_line_of_a_log_that_is_none_is_left_out(tmp_path, odd):
-  line = '{"kind": "train", "step": 1}\n'
-  (tmp_path / log.METRICS).write_text(f'{line}{odd}\n{line}')
-  assert log.read(tmp_path) == [{'kind': 'train', 'step': 1}] * 2
+  (tmp_path / log.METRICS).write_text(f'{SOUND}{odd}\n{SOUND}')
+  assert log.read(tmp_path) == [json.loads(SOUND)] * 2
 
 
 @pytest.mark.filterwarnings('ignore:coroutine .* never awaited:RuntimeWarning')
