@@ -299,18 +299,6 @@ def test_a_micro_batch_without_any_weight_is_no_part_of_the_mean():
   assert small.skipped == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', config.CHOICES['optimizer.name'])
-def test_every_update_rule_is_given_the_mean_over_all_micro_batches(name):
-  fields = {'optimizer__name': name, 'optimizer__eps': 1e-3}
-  batches = [batch(seed, uneven()) for seed in range(2)]
-  large, _ = walk(crossed(**fields), batches)
-  small, _ = walk(crossed(**fields, train__accumulate=4), batches)
-  # Lion takes signs: what is all but 0 goes either way.
-  near = {'lion': 0.03}.get(name, 1e-3)
-  assert apart(small[-1].params, large[-1].params) < near
-
-
 def test_a_batch_without_any_weight_changes_nothing_but_the_step():
   made, one = crossed(train__accumulate=2), batch(0)
   nothing = {**one, 'weights': jnp.zeros((B, L))}
