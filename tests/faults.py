@@ -52,6 +52,7 @@ class Place:
   Attributes:
     folder: of everything.
     whole: the run that nobody disturbed.
+    statuses: of the commands that were run here.
   """
 
   def __init__(self, folder):
@@ -62,7 +63,7 @@ class Place:
       folder / 'whole',
       folder / 'cut',
     )
-    self.numbers = itertools.count()
+    self.numbers, self.statuses = itertools.count(), []
     assert self.run(self.whole).status == 0
     made = config_file.load(str(folder / 'config.py'), [])
     with contextlib.suppress(Interrupted):
@@ -85,6 +86,7 @@ class Place:
         status = command_line.main(words)
     finally:
       logger.removeHandler(warnings)
+    self.statuses.append(status)
     assert 'Traceback' not in text.getvalue(), text.getvalue()
     errors = [s for s in text.getvalue().split('\n') if s.startswith('error: ')]
     return types.SimpleNamespace(

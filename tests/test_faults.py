@@ -13,10 +13,20 @@ def place(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', faults.FAULTS)
 def test_nothing_is_lost_by(name, place):
+  """What each fault must come to is asserted in faults.py, for torture.py, too.
+
+  Here: that it ran the command, which ended well or said what is wrong, and
+  that the runs which every fault starts from are as they were.
+  """
+  before = len(place.statuses)
   try:
     faults.FAULTS[name](place)
   except faults.CannotBeMade as why:
     pytest.skip(f'{why}')
+  told = place.statuses[before:]
+  assert told and set(told) <= {0, 2}
+  assert torture.steps(place.half) == [8, 9]
+  assert torture.same(place.whole, place.whole) == ''
 
 
 @pytest.mark.slow
