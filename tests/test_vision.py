@@ -247,6 +247,28 @@ def test_resuming_is_exact_and_every_epoch_differs(folder):
   assert len(seen) > 0.8 * 400  # of 180 pictures, and some fit twice
 
 
+def test_however_many_threads_make_the_same_batches(folder):
+  one, many = (
+    dataset(folder, data={'augment': 'crop_flip', 'threads': n}).train(3)
+    for n in (1, 9)
+  )
+  for _ in range(30):
+    expected, found = next(one), next(many)
+    for name in expected:
+      np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize('size', [5, 40])
+def test_colours_are_scaled_as_each_alone(size):
+  picture = np.random.default_rng(0).integers(0, 256, (31, 23, 3), np.uint8)
+  cut = picture[2:, :20]
+  found = pixels.scaled(cut, size)
+  assert found.shape == (size, size, 3)
+  for channel in range(3):
+    alone = pixels.scaled(cut[..., channel : channel + 1], size)
+    np.testing.assert_array_equal(found[..., channel : channel + 1], alone)
+
+
 # Where pictures come from.
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from shared_tfm.data.pipeline import (
   NOBODY,
-  READ,
   VALIDATION_SEED,
   Batch,
   Dataset,
@@ -55,7 +54,7 @@ class Bucketed(Dataset):
     """
     need(seed < 2**32, f'train.seed must be below 2**32, got {seed}')
     batches = _Batches(self, self.elements('train', seed), seed)
-    return iter(grain.MapDataset.source(batches).to_iter_dataset(READ))
+    return iter(grain.MapDataset.source(batches).to_iter_dataset(self.reading))
 
   def evaluation(self, split: str, batches: int) -> Iterator[Batch]:
     """Batches of a split, the same every time; see `Dataset.evaluation`."""

@@ -17,7 +17,7 @@ from shared_tfm.errors import need
 Batch = dict[str, np.ndarray]
 Elements = Callable[[str, int], grain.MapDataset]
 
-READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)  # in batches
+AHEAD = 8  # batches that are kept ready; one for each thread if that is more
 VALIDATION_SEED = 0
 NOBODY = -1  # the row of what fills up a last batch
 
@@ -36,6 +36,7 @@ class Dataset:
     process_index: which process this is, and so which share of a training batch
       it gets.
     process_count: how many processes there are.
+    threads: how many make training batches, each a batch of its own.
   """
 
   tokenizer: Tokenizer
@@ -43,6 +44,14 @@ class Dataset:
   batch_size: int
   process_index: int
   process_count: int
+  threads: int = dataclasses.field(default=2, kw_only=True)
+
+  @property
+  def reading(self) -> grain.ReadOptions:
+    """How training batches are made beside the steps."""
+    return grain.ReadOptions(
+      num_threads=self.threads, prefetch_buffer_size=max(AHEAD, self.threads)
+    )
 
   def train(self, seed: int) -> grain.DatasetIterator:
     """This process's share of batches without end, shuffled in every epoch.
@@ -67,7 +76,7 @@ class Dataset:
       .repeat()[self.process_index :: self.process_count]
       .batch(self.batch_size // self.process_count, drop_remainder=True)
     )
-    return iter(batches.to_iter_dataset(READ))
+    return iter(batches.to_iter_dataset(self.reading))
 
   def validation(self, batches: int) -> Iterator[Batch]:
     """Batches of the validation split; see `evaluation`."""

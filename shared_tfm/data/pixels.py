@@ -100,15 +100,18 @@ def scaled(image_YXC: np.ndarray, size: int) -> np.ndarray:
   """The picture as a square of `size` pixels, by bilinear interpolation."""
   if image_YXC.shape[:2] == (size, size):
     return image_YXC
+  channels = image_YXC.shape[-1]
+  whole = channels == 3  # which Pillow takes at once, for the same numbers
+  planes = [image_YXC] if whole else np.moveaxis(image_YXC, -1, 0)
   planes = [
     np.asarray(
-      PIL.Image.fromarray(np.ascontiguousarray(image_YXC[..., c])).resize(
+      PIL.Image.fromarray(np.ascontiguousarray(plane)).resize(
         (size, size), PIL.Image.Resampling.BILINEAR
       )
     )
-    for c in range(image_YXC.shape[-1])
+    for plane in planes
   ]
-  return np.stack(planes, axis=-1)
+  return planes[0] if whole else np.stack(planes, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +129,11 @@ class Examples:
   def __call__(self, record: Record) -> dict[str, np.ndarray]:
     """Inputs (Y, X, C) float32, the class, and weight 0 where it is unknown."""
     scale_C = np.float32(1 / 255) / self.deviation_C
-    pixels_YXC = record['image'] * scale_C - self.mean_C / self.deviation_C
+    pixels_YXC = record['image'] * scale_C
+    pixels_YXC -= self.mean_C / self.deviation_C
     label = int(record['label'])
     return {
-      'inputs': pixels_YXC.astype(np.float32),
+      'inputs': pixels_YXC,
       'targets': np.array(max(label, 0), np.int32),
       'weights': np.array(label >= 0, np.float32),  # TFDS: -1 for unknown
     }

@@ -1,5 +1,6 @@
 """Tasks: what a network learns, and how well it has learned it."""
 
+import dataclasses
 from pathlib import Path
 
 from shared_tfm.config import Config
@@ -90,4 +91,5 @@ def prepare(
     f'train.batch_size must be divisible by the {process_count} processes,'
     f' got {size}',
   )
-  return make(config).dataset(Path(folder), process_index, process_count)
+  dataset = make(config).dataset(Path(folder), process_index, process_count)
+  return dataclasses.replace(dataset, threads=config.data.threads)

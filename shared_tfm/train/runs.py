@@ -33,6 +33,7 @@ OBSERVING = {
   'train.keep',
   'train.max_skipped',
   'train.visit_gradients_every',
+  'data.threads',
 }
 
 
