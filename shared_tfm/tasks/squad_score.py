@@ -3,10 +3,11 @@
 The rules of evaluate-v1.1.py and evaluate-v2.0.py are written out here because
 no package brings them for what this project runs on: `evaluate` loads its
 script from the network, `torchmetrics` needs PyTorch, `transformers` has
-dropped them with version 5, and `qa-metrics` has other rules. Of 400 answers they say what this says (see
-tests/squad_peers.py). Before two answers are compared they lose capitals, then
-ASCII punctuation, then the words a, an and the; F1 counts the words that are
-left. The nearest of several right answers counts.
+dropped them with version 5, and `qa-metrics` has other rules. The second and
+the third say of 400 answers what this says (see tests/squad_peers.py). Before
+two answers are compared they lose capitals, then ASCII punctuation, then the
+words a, an and the; F1 counts the words that are left. The nearest of several
+right answers counts.
 """
 
 import collections
