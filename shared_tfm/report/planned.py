@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from shared_tfm.config import Config
+from shared_tfm.report.units import count, size, time
 from shared_tfm.train import profile as profiles
 from shared_tfm.train.plan import Plan, plan
 
@@ -38,26 +39,26 @@ def render(plan: Plan) -> str:
   seconds = plan.seconds
   cuts = ' x '.join(f'{axis} {n}' for axis, n in plan.mesh.items() if n > 1)
   devices = math.prod(plan.mesh.values())
-  kinds = [f'{kind} {_size(n)}' for kind, n in work.sent.items()]
+  kinds = [f'{kind} {size(n)}' for kind, n in work.sent.items()]
   sent = sum(work.sent.values())
   step, told = plan.step_seconds, plan.tokens_per_second
   used = plan.utilisation
   rows = {
     'devices': f'{devices} ({cuts or "no cut"}), step by {plan.step}',
     'tokens per step': f'{plan.tokens:,}',
-    'state': _size(held.state),
-    'batch': _size(held.batch),
-    'temporaries': _size(held.temporaries),
-    'peak memory': f'{_size(held.peak)} of {_size(profile.memory_bytes)}',
-    'FLOPs, model': _count(work.model_flops),
+    'state': size(held.state),
+    'batch': size(held.batch),
+    'temporaries': size(held.temporaries),
+    'peak memory': f'{size(held.peak)} of {size(profile.memory_bytes)}',
+    'FLOPs, model': count(work.model_flops),
     'FLOPs, with recomputation': (
-      f'{_count(work.flops)}, {_time(seconds["products"])}'
+      f'{count(work.flops)}, {time(seconds["products"])}'
     ),
-    'memory traffic': f'{_size(work.moved)}, {_time(seconds["memory"])}',
-    'sent to others': f'{_size(sent)}, {_time(seconds["links"])}',
-    '  of it in loops': _size(work.looped),
+    'memory traffic': f'{size(work.moved)}, {time(seconds["memory"])}',
+    'sent to others': f'{size(sent)}, {time(seconds["links"])}',
+    '  of it in loops': size(work.looped),
     '  by kind': ', '.join(kinds) or 'nothing',
-    'step': f'{_time(step.best)} (all overlaps) to {_time(step.worst)}',
+    'step': f'{time(step.best)} (all overlaps) to {time(step.worst)}',
     'tokens per second': f'{told.worst:,.0f} to {told.best:,.0f}',
     'model FLOPs utilisation': f'{used.worst:.1%} to {used.best:.1%}',
     'compiled in': f'{plan.compile_seconds:.0f} s',
@@ -67,27 +68,7 @@ def render(plan: Plan) -> str:
   lines = [f'{name:<{width}}  {text}' for name, text in rows.items()]
   if not plan.fits:
     lines.append(
-      f'WARNING: it does not fit: {_size(held.peak)} are needed, and a device'
-      f' has {_size(profile.memory_bytes)}'
+      f'WARNING: it does not fit: {size(held.peak)} are needed, and a device'
+      f' has {size(profile.memory_bytes)}'
     )
   return '\n'.join(['Plan, per device', *lines, '', NOTE])
-
-
-def _size(count: float) -> str:
-  return _scaled(count, ('B', 'kB', 'MB', 'GB', 'TB', 'PB'))
-
-
-def _count(flops: float) -> str:
-  return _scaled(flops, ('FLOP', 'kFLOP', 'MFLOP', 'GFLOP', 'TFLOP', 'PFLOP'))
-
-
-def _time(seconds: float) -> str:
-  return _scaled(seconds * 1e6, ('us', 'ms', 's'))
-
-
-def _scaled(value: float, units: tuple[str, ...]) -> str:
-  """Three digits, in powers of 1000."""
-  unit, *larger = units
-  while value >= 999.5 and larger:
-    value, (unit, *larger) = value / 1000, larger
-  return f'{value:.3g} {unit}' if value < 999.5 else f'{value:,.0f} {unit}'
