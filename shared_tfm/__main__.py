@@ -1,6 +1,7 @@
 """The verbs of `python -m shared_tfm`: flags in, one call out."""
 
 import argparse
+import dataclasses
 import errno
 import json
 import logging
@@ -40,8 +41,8 @@ def parser() -> Parser:
     return made
 
   described = verb(describe)
-  trained, compared = verb(train), verb(compare)
-  for made in (described, trained, compared):
+  trained, compared, timed = verb(train), verb(compare), verb(bench)
+  for made in (described, trained, compared, timed):
     made.add_argument('--config', required=True, help='a file in configs/')
   described.add_argument('--json', action='store_true')
   described.add_argument(
@@ -72,8 +73,12 @@ def parser() -> Parser:
   tabled = verb(table)
   tabled.add_argument('name', nargs='?', metavar='NAME')
   tabled.add_argument('--list', action='store_true', help='names and titles')
-  for made in (evaluated, tabled):
+  for made in (evaluated, tabled, timed):
     made.add_argument('--json', action='store_true')
+  timed.add_argument('--steps', type=int, default=20, help='to time')
+  timed.add_argument(
+    '--trace', type=Path, metavar='FOLDER', help='where to write a profile'
+  )
   evaluated.add_argument(
     '--loops', type=int, help='run the core more or fewer times than trained'
   )
@@ -138,6 +143,19 @@ def compare(args: Any, overrides: Sequence[str]) -> None:
   compare.compare(config, schemes, args.seeds, args.workdir)
   print((args.workdir / 'summary.md').read_text())
   print(f'report: {args.workdir / "report.html"}')
+
+
+def bench(args: Any, overrides: Sequence[str]) -> None:
+  """Time a config's training step on this machine; no data is needed."""
+  from shared_tfm.report import speed
+  from shared_tfm.train import bench
+
+  config = config_file.load(args.config, overrides)
+  measured = bench.bench(config, args.steps, args.trace)
+  if args.json:
+    print(json.dumps(dataclasses.asdict(measured)))
+  else:
+    print(speed.render(measured))
 
 
 def table(args: Any, overrides: Sequence[str]) -> None:

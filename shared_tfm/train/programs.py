@@ -49,7 +49,11 @@ class Shaped:
 
   def __call__(self, state: Any, batch: Any) -> Any:
     """Runs the program that fits the batch."""
-    return self.compiled[_kind(batch)](state, batch)
+    return self.of(batch)(state, batch)
+
+  def of(self, batch: Any) -> Any:
+    """The compiled program that fits a batch."""
+    return self.compiled[_kind(batch)]
 
 
 def _kind(batch: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
