@@ -354,7 +354,7 @@ def test_operations_of_a_tpu_are_its_line_of_operations():
     'Async XLA Ops': [event('%copy-start.2 = f32[8] copy-start(%p)', 0, 90)],
   }
   found = costly.operations(profiled({'/device:TPU:0': tpu, '/host:CPU': HOST}))
-  assert found == [costly.Run('fusion.1', 10, 30)]
+  assert found == [costly.Run('fusion.1', 10, 30, 30)]
 
 
 def test_operations_of_a_gpu_are_in_its_streams():
@@ -366,7 +366,10 @@ def test_operations_of_a_gpu_are_in_its_streams():
     'Launch Stats': [event('launch', 0, 90)],
   }
   found = costly.operations(profiled({'/device:GPU:0': gpu, '/host:CPU': HOST}))
-  assert found == [costly.Run('dot.7', 0, 20), costly.Run('MemcpyD2D', 20, 30)]
+  assert found == [
+    costly.Run('dot.7', 0, 20, 20),
+    costly.Run('MemcpyD2D', 20, 30, 30),
+  ]
 
 
 def test_an_operation_of_a_cpu_ends_on_any_thread():
@@ -380,22 +383,34 @@ def test_an_operation_of_a_cpu_ends_on_any_thread():
   found = costly.operations(
     profiled({'/host:CPU': {'one': one, 'other': other}})
   )
-  assert found == [costly.Run('dot.1', 0, 10), costly.Run('add.1', 2, 8)]
+  assert found == [costly.Run('dot.1', 0, 2, 10), costly.Run('add.1', 2, 8, 8)]
 
 
 def test_time_is_shared_by_what_runs_at_once():
   """Two in half of it, a gap, one in no time, and one right after another."""
   runs = [
-    ('a', costly.Run('', 0e9, 4e9)),
-    ('b', costly.Run('', 2e9, 4e9)),
-    ('c', costly.Run('', 3e9, 3e9)),
-    ('a', costly.Run('', 10e9, 11e9)),
-    ('b', costly.Run('', 11e9, 14e9)),
+    ('a', costly.Run('', 0e9, 4e9, 4e9)),
+    ('b', costly.Run('', 2e9, 4e9, 4e9)),
+    ('c', costly.Run('', 3e9, 3e9, 3e9)),
+    ('a', costly.Run('', 10e9, 11e9, 11e9)),
+    ('b', costly.Run('', 11e9, 14e9, 14e9)),
   ]
+  assert spent(runs) == {'a': 2 + 1 + 1, 'b': 1 + 3}
+
+
+def test_who_waits_is_charged_where_nobody_runs():
+  runs = [
+    ('copy', costly.Run('', 0e9, 1e9, 9e9)),
+    ('dot', costly.Run('', 2e9, 7e9, 7e9)),
+  ]
+  assert spent(runs) == {'copy': 1 + 1 + 2, 'dot': 5}
+
+
+def spent(runs):
   found = {}
   for group, seconds in costly.shared(runs):
     found[group] = found.get(group, 0) + seconds
-  assert found == {'a': 2 + 1 + 1, 'b': 1 + 3}
+  return found
 
 
 HLO = """\

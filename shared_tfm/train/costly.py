@@ -3,7 +3,9 @@
 A profile says of every operation when it ran. Of the loops, calls and choices
 that only hold others nothing is counted; and time in which several operations
 run at once, on threads or on devices, is shared evenly among them, so that all
-of them together never take longer than the clock said.
+of them together never take longer than the clock said. An operation of a CPU
+may leave its thread before it ends: what it waits for then, such as a turn on a
+core, it is charged with only while no other holds a thread.
 """
 
 import collections
@@ -57,10 +59,18 @@ class Row:
 
 
 class Run(NamedTuple):
-  """One operation, from when to when, in nanoseconds."""
+  """One operation, from when to when, in nanoseconds.
+
+  Attributes:
+    name: its instruction's.
+    start: of it.
+    left: when it let go of its thread.
+    end: when its result was there.
+  """
 
   name: str
   start: float
+  left: float
   end: float
 
 
@@ -152,7 +162,8 @@ def _on_devices(data: Any) -> Iterator[Run]:
       for event in line.events:
         name = str(dict(event.stats).get('hlo_op', event.name))
         name = name.partition(' = ')[0].lstrip('%')
-        yield Run(name, event.start_ns, event.start_ns + event.duration_ns)
+        end = event.start_ns + event.duration_ns
+        yield Run(name, event.start_ns, end, end)
 
 
 def _on_host(data: Any) -> Iterator[Run]:
@@ -165,28 +176,30 @@ def _on_host(data: Any) -> Iterator[Run]:
         if event.name.startswith(DONE):
           ended[stats.get('_c')] = event.start_ns
         elif 'hlo_op' in stats:
-          end = event.start_ns + event.duration_ns
-          run = Run(str(stats['hlo_op']), event.start_ns, end)
+          left = event.start_ns + event.duration_ns
+          run = Run(str(stats['hlo_op']), event.start_ns, left, left)
           started.append((stats.get('_p'), run))
   for number, run in started:
-    yield run._replace(end=max(run.end, ended.get(number, run.end)))
+    yield run._replace(end=max(run.left, ended.get(number, run.left)))
 
 
 def shared(runs: Iterable[tuple[Any, Run]]) -> Iterator[tuple[Any, float]]:
   """The seconds of each group, piece by piece, whatever ran at once."""
   moments = []
   for number, (group, run) in enumerate(runs):
-    if run.end <= run.start:
-      continue
-    moments.append((run.start, 1, number, group))
-    moments.append((run.end, 0, number, group))
-  active: dict[int, Any] = {}
+    spans = (run.start, run.left), (run.left, run.end)
+    for waits, (start, end) in enumerate(spans):
+      if start < end:
+        moments.append((start, 1, waits, number, group))
+        moments.append((end, 0, waits, number, group))
+  active: tuple[dict[int, Any], dict[int, Any]] = {}, {}  # on threads, waiting
   before = 0.0
-  for now, starts, number, group in sorted(moments, key=lambda m: m[:3]):
-    for other in active.values():
-      yield other, (now - before) / len(active) / 1e9
+  for now, starts, waits, number, group in sorted(moments, key=lambda m: m[:4]):
+    running = active[0] or active[1]
+    for other in running.values():
+      yield other, (now - before) / len(running) / 1e9
     if starts:
-      active[number] = group
+      active[waits][number] = group
     else:
-      del active[number]
+      del active[waits][number]
     before = now
