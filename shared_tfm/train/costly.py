@@ -31,8 +31,8 @@ _TARGET = re.compile(r'custom_call_target="[^"]*(?:gemm|matmul|dot)')
 _NUMBER = re.compile(r'(?:\.\d+)+$')
 # Of the path that JAX gives an operation: what says nothing about the network.
 _INNER = re.compile(
-  r'.*[^\w].*|while|body|cond|closed_call|checkpoint|rematted_computation'
-  r'|branch_\d+_fun|shard_map|stack|Layer|'
+  r'.*[^\w].*|while|body|cond|closed_call|eval_jaxpr|checkpoint'
+  r'|rematted_computation|branch_\d+_fun|shard_map|stack|Layer|'
 )
 
 
