@@ -465,13 +465,13 @@ def test_tfds_becomes_batches(tmp_path, folder):
   [
     ('odd_verse/train', {}, "nor a name of TFDS; did you mean 'odd_verses'"),
     ('tiny_shakespear', {}, "nor a name .*; did you mean 'tiny_shakespeare'"),
-    ('x y/z', {}, 'tfds:x y/z is neither prepared under .*tfds0 nor a name'),
+    ('x y/z', {}, 'tfds:x y/z is neither prepared under .*tfds. nor a name'),
     ('huggingface:abc', {}, 'tfds:huggingface:abc is neither prepared'),
     (
       'tiny_shakespeare',
       {},
-      'tiny_shakespeare is not prepared under .*tfds0: run python -m shared_tfm'
-      ' prepare tiny_shakespeare --path=.*tfds0 once',
+      'tiny_shakespeare is not prepared under .*tfds.: run python -m shared_tfm'
+      ' prepare tiny_shakespeare --path=.*tfds. once',
     ),
     ('odd_verses/train:3.0.0', {}, 'odd_verses/train:3.0.0 is not prepared'),
     (
