@@ -17,7 +17,6 @@ import argparse
 import functools
 import importlib.metadata
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,13 +29,12 @@ import torch
 import transformers
 import x_transformers
 
+from benchmarks.turns import Case, Run, measured, rows
 from shared_tfm import config as configs
 from shared_tfm.model import build
 from shared_tfm.train import synthetic
 from shared_tfm.train.programs import Programs
 
-Run = Callable[[], Any]
-Case = Callable[[], Iterator[tuple[str, Run]]]
 NARROW = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 RATE = 1e-4
 ALBERT = {
@@ -267,41 +265,6 @@ def _peers(
       optimizer.step()
 
     yield f'{name}, {how}', run
-
-
-def measured(case: Case, rounds: int) -> dict[str, list[float]]:
-  """Seconds of every contender in every round; none of them compiles any more.
-
-  A contender that cannot run here is left out, and why is said.
-  """
-  ready = {}
-  for name, run in case():
-    try:
-      for _ in range(2):
-        run()
-    except Exception as error:  # torch.compile needs a compiler of C++
-      print(f'{name}: {type(error).__name__}: {error}'[:200], file=sys.stderr)
-      continue
-    ready[name] = run
-  taken: dict[str, list[float]] = {name: [] for name in ready}
-  for _ in range(rounds):
-    for name, run in ready.items():
-      begin = time.perf_counter()
-      run()
-      taken[name].append(time.perf_counter() - begin)
-  return taken
-
-
-def rows(name: str, taken: dict[str, list[float]]) -> Iterator[str]:
-  """Lines of the table: the ratio, the medians, and how far they spread."""
-  ours = statistics.median(taken['ours'])
-  for contender, seconds in taken.items():
-    median = statistics.median(seconds)
-    ratio = '' if contender == 'ours' else f'{median / ours:.2f}x'
-    yield (
-      f'| {name} | {contender} | {ratio} | {1000 * median:,.0f}'
-      f' | {1000 * min(seconds):,.0f} to {1000 * max(seconds):,.0f} |'
-    )
 
 
 def main() -> None:
