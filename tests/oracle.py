@@ -93,7 +93,7 @@ def logits(
     x_BLD = run(Norm(model, train), 'norm', x_BLD, mask_BL)
 
   def head(whole: Transformer, x_BLD: jax.Array) -> jax.Array:
-    return whole.head(x_BLD, whole.embedding, mask_BL)
+    return whole.scores(x_BLD, mask_BL)
 
   variables = {'params': params, 'batch_stats': state}
   scored, _ = Transformer(model, train).apply(

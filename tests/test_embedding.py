@@ -13,7 +13,7 @@ from shared_tfm import accounting
 from shared_tfm import config as configs
 from shared_tfm.errors import BadInput
 from shared_tfm.layers.context import Context
-from shared_tfm.layers.embedding import Embedding
+from shared_tfm.layers.embedding import Embedding, Head
 from shared_tfm.layers.layer import Layer
 from shared_tfm.layers.norm import Norm
 from shared_tfm.layers.width import Resize
@@ -218,8 +218,11 @@ def test_scaled_token_vectors():
     read[1] - read[0], (e**0.5 - 1) * table_VE[tokens], rtol=1e-4, atol=1e-5
   )
   x_BLE = jnp.ones((1, 1, e))
-  logits = [e.apply(params, x_BLE, method='logits') for e in (plain, scaled)]
-  np.testing.assert_array_equal(*logits)
+  score = [
+    e.apply(params, method=lambda e: Head(e.model).scorer(e)(x_BLE))
+    for e in (plain, scaled)
+  ]
+  np.testing.assert_array_equal(*score)
 
 
 @pytest.mark.slow

@@ -44,8 +44,9 @@ SOME_REMAT = [
   pytest.param(*case, marks=() if case[1] == 1 else pytest.mark.slow)
   for case in REMAT
 ]
-# Rounding, through six layers; a row that is wrong is off by its own size.
-TOLERANCE = {'float32': 2e-5, 'bfloat16': 0.08}
+# Float32's rounding, in the sums too that bfloat16 is rounded from. A row that
+# is wrong is off by its own size.
+TOLERANCE = {'float32': 2e-5, 'bfloat16': 2e-5}
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 8)))
 
 

@@ -214,10 +214,8 @@ def assert_equal_forms(sharing, dtype='float32', rule='sum'):
   variables = corrections(test_stack.variables_of(config_of(sharing)))
   logits, grads, _ = test_stack.actual(config, variables)
   true_logits, true_grads = expected(config, variables, rule)
-  # Factors' gradients are products of what is rounded already.
-  tolerance = TOLERANCE[dtype] * (1.5 if dtype == 'bfloat16' else 1)
-  assert_close(logits, true_logits, tolerance)
-  assert_close(grads, true_grads, tolerance)
+  assert_close(logits, true_logits, TOLERANCE[dtype])
+  assert_close(grads, true_grads, TOLERANCE[dtype])
   return grads
 
 

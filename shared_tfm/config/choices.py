@@ -26,7 +26,7 @@ CHOICES = {
   'model.pool': ('first', 'last', 'mean'),
   'model.residual_scale': ('none', 'depth'),
   'model.shared_gradient': ('sum', 'mean', 'owner'),
-  'model.remat': ('none', 'full', 'dots'),
+  'model.remat': ('auto', 'none', 'full', 'dots'),
   'model.experts.style': ('moeut', 'sut'),
   'model.depth.rule': (
     'fixed',

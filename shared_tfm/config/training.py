@@ -42,6 +42,7 @@ class Train:
   loss_scale: int = 2**15  # float16: the first; see train/loss_scale.py
   loss_scale_every: int = 2000  # ... good micro-batches until it is doubled
   visit_gradients_every: int = 0  # log cosines between visits' gradients
+  memory_gb: float = 0.0  # GiB of a device for remat=auto; 0: by the device
   seed: int = 0
   init_from: str = ''  # a run whose weights it starts from; train/donor.py
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from shared_tfm.config import Model
 from shared_tfm.layers import dot_product
 from shared_tfm.layers.context import Context, Left
+from shared_tfm.layers.dot import PRODUCTS
+from shared_tfm.layers.keep import keep
 from shared_tfm.layers.linear import linear
 from shared_tfm.layers.position import rotate
 
@@ -57,6 +59,7 @@ class Attention(nn.Module):
       kv = self._keys_values(x_BLD, context)
       mixed_BLHK = self._attend(self._query(x_BLD, context), kv, context)
       left = Left(kv=kv)
+    mixed_BLHK = keep(mixed_BLHK, PRODUCTS)
     return self.out(mixed_BLHK.reshape(*x_BLD.shape[:2], -1)), left
 
   def _heads(self, x_BLD: jax.Array) -> jax.Array:

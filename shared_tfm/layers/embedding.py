@@ -1,5 +1,6 @@
 """Tokens to vectors and back."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
+from shared_tfm.layers import dot
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.feed_forward import ACTIVATIONS
 from shared_tfm.layers.linear import KERNEL_INIT, linear
@@ -94,13 +96,6 @@ class Embedding(nn.Module):
       return self.project(x_BLE, Context(positions_BL, mask_BL))
     return self.project(x_BLE) if m.embed_dim != m.d_model else x_BLE
 
-  def logits(self, x_BLE: jax.Array) -> jax.Array:
-    """Scores x against the token table: float32 of shape (B, L, V)."""
-    table_VE = self.token.embedding.astype(x_BLE.dtype)
-    return jnp.einsum(
-      '...e,ve->...v', x_BLE, table_VE, preferred_element_type=jnp.float32
-    )
-
 
 class Head(nn.Module):
   """From the last residual stream to what the output table is scored with.
@@ -128,31 +123,50 @@ class Head(nn.Module):
         (m.vocab_size,),
       )
     if not m.tie_embeddings:
-      self.table = nn.Dense(
-        m.vocab_size,
-        use_bias=False,
-        dtype=jnp.dtype(m.dtype),
-        kernel_init=nn.with_logical_partitioning(
-          KERNEL_INIT, ('embed', 'vocab')
-        ),
-      )
+      self.table = Table(m)
 
-  def __call__(
-    self,
-    x_BLD: jax.Array,
-    embedding: Embedding,
-    mask_BL: jax.Array | None = None,
+  def transform(
+    self, x_BLD: jax.Array, mask_BL: jax.Array | None = None
   ) -> jax.Array:
-    """Scores every token: (B, L, D) to float32 logits (B, L, V)."""
+    """What is scored, (B, L, E), of the last residual stream."""
     m = self.model
     if hasattr(self, 'project'):
       x_BLD = self.project(x_BLD)
     if m.family == 'encoder':
       x_BLD = self.norm(ACTIVATIONS[m.activation](x_BLD), mask_BL)
+    return x_BLD
+
+  def scorer(self, embedding: Embedding) -> Callable[[jax.Array], jax.Array]:
+    """The map from (..., E) to float32 logits (..., V), as a pure function."""
+    m = self.model
     if m.tie_embeddings:
-      logits_BLV = embedding.logits(x_BLD)
+      table, axes = embedding.token.embedding, 've'
     else:
-      logits_BLV = self.table(x_BLD).astype(jnp.float32)
+      table, axes = self.table.kernel, 'ev'
+    bias: Any = None
     if m.family == 'encoder' or m.head_bias:
-      logits_BLV += self.bias[None, None]
-    return logits_BLV
+      bias = self.bias
+
+    def score(x: jax.Array) -> jax.Array:
+      logits = dot.scores(x, table, axes)
+      if bias is None:
+        return logits
+      return logits + jnp.expand_dims(bias, tuple(range(x.ndim - 1)))
+
+    return score
+
+
+class Table(nn.Module):
+  """An output table of its own, (E, V)."""
+
+  model: Model
+
+  def setup(self) -> None:
+    """Declares it."""
+    m = self.model
+    width = m.embed_dim if m.family == 'encoder' else m.d_model
+    self.kernel: Any = self.param(
+      'kernel',
+      nn.with_logical_partitioning(KERNEL_INIT, ('embed', 'vocab')),
+      (width, m.vocab_size),
+    )

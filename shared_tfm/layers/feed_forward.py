@@ -5,6 +5,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from shared_tfm.config import GATED, Model
 from shared_tfm.layers.linear import linear
@@ -33,7 +34,11 @@ class FeedForward(nn.Module):
 
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
     """Maps every position by itself, (B, L, D) to (B, L, D)."""
-    activate = ACTIVATIONS[self.model.activation]
-    if self.model.activation in GATED:
-      return self.down(activate(self.gate(x_BLD)) * self.up(x_BLD))
-    return self.down(activate(self.up(x_BLD)))
+    m = self.model
+    wide_BLF = self.up(x_BLD).astype(jnp.float32)
+    if m.activation in GATED:
+      gate_BLF = self.gate(x_BLD).astype(jnp.float32)
+      hidden_BLF = ACTIVATIONS[m.activation](gate_BLF) * wide_BLF
+    else:
+      hidden_BLF = ACTIVATIONS[m.activation](wide_BLF)
+    return self.down(hidden_BLF)

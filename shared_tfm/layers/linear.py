@@ -1,11 +1,47 @@
 """The one linear map of the whole model."""
 
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
+from shared_tfm.layers import dot
 
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+
+
+class Linear(nn.Module):
+  """x @ kernel + bias, by the model's one product.
+
+  Attributes:
+    width: the output features.
+    use_bias: whether there is one.
+    dtype: of the computation.
+    axes: logical names of the kernel's input and output axes.
+    kernel_init: of the kernel.
+  """
+
+  width: int
+  use_bias: bool
+  dtype: Any
+  axes: tuple[str | None, str | None]
+  kernel_init: nn.initializers.Initializer = KERNEL_INIT
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps the last axis."""
+    boxed = nn.with_logical_partitioning
+    shape = x.shape[-1], self.width
+    kernel: Any = self.param(
+      'kernel', boxed(self.kernel_init, self.axes), shape
+    )
+    bias: Any = None
+    if self.use_bias:
+      zeros = boxed(nn.initializers.zeros, self.axes[1:])
+      bias = self.param('bias', zeros, shape[1:])
+    return dot.affine(x, kernel, bias, self.dtype)
 
 
 def linear(
@@ -13,19 +49,6 @@ def linear(
   width: int,
   axes: tuple[str | None, str | None],
   init: nn.initializers.Initializer = KERNEL_INIT,
-) -> nn.Dense:
-  """A Dense layer with a 2-D kernel whose axes are named.
-
-  Args:
-    model: gives the dtype of the computation and whether there is a bias.
-    width: the output features.
-    axes: logical names of the kernel's input and output axes.
-    init: of the kernel.
-  """
-  return nn.Dense(
-    width,
-    use_bias=model.use_bias,
-    dtype=jnp.dtype(model.dtype),
-    kernel_init=nn.with_logical_partitioning(init, axes),
-    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
-  )
+) -> Linear:
+  """The linear map of a model: its dtype, and a bias where it has biases."""
+  return Linear(width, model.use_bias, jnp.dtype(model.dtype), axes, init)

@@ -72,6 +72,7 @@ class Stack(nn.Module):
     tables = self._tables(found)
     if m.shared_gradient == 'mean':
       stored = links.scaled_by_visits(stored, found, leaves, tables)
+    stored = links.cast(stored, found, leaves, m.dtype, _is_multiplied)
     state = self._collections(layer)
     dropout = self.make_rng('dropout') if self.train and m.dropout else None
     (kv, kv_slots), (maps, map_slots) = visit.slots(m, x_BLD)
@@ -228,6 +229,11 @@ class Stack(nn.Module):
 def _here(tables: visit.Tables, found: Mapping[str, Component]) -> visit.Tables:
   """The part of every table that is about this stack's own visits."""
   return {name: rows[found[name].here] for name, rows in tables.items()}
+
+
+def _is_multiplied(path: tuple[str, ...]) -> bool:
+  """Whether a tensor is rounded to the model's dtype before it is used."""
+  return path[-1] == 'kernel' and not any('router' in name for name in path)
 
 
 @functools.lru_cache

@@ -2,45 +2,18 @@
 
 from typing import Any
 
-import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from shared_tfm import config as configs
-from shared_tfm.config import sides
-from shared_tfm.errors import need
-from shared_tfm.layers.context import Context
-from shared_tfm.layers.embedding import Embedding, Head
+from shared_tfm.layers.cross_entropy import cross_entropy, in_pieces
+from shared_tfm.layers.embedding import Head
 from shared_tfm.layers.heads import Classes, Spans
-from shared_tfm.layers.norm import Norm
-from shared_tfm.layers.patches import Patches
-from shared_tfm.layers.width import Resize
-from shared_tfm.model.depth import Controls, Ran
+from shared_tfm.model.backbone import Backbone, Outputs
 from shared_tfm.model.halting import left_at
-from shared_tfm.model.stack import Stack
 
 
-class Outputs(flax.struct.PyTreeNode):
-  """What a training step needs of a forward pass.
-
-  Attributes:
-    hidden_XBLD: the normalised residual stream at each of X exits; one, unless
-      the depth is adaptive and its loss looks at several.
-    weight_XBL: how much each exit counts in the loss of a token; None: one exit
-      that counts 1.
-    losses: further terms of the loss, by name: scalars, already multiplied by
-      their coefficients, to be added to the mean loss of a token.
-    metrics: scalars worth logging, by name.
-  """
-
-  hidden_XBLD: jax.Array
-  weight_XBL: jax.Array | None = None
-  losses: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-  metrics: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-
-
-class Transformer(nn.Module):
+class Transformer(Backbone):
   """A decoder-only language model, a bidirectional encoder, or both in one.
 
   Its parameters: 'embedding', 'stack' (the bank), 'norm' (the final norm, which
@@ -53,26 +26,9 @@ class Transformer(nn.Module):
   for the encoder in 'encoder_prelude' and so on.
   """
 
-  model: configs.Model
-  train: bool = False
-
   def setup(self) -> None:
     """Declares the rooms of the model."""
-    reads = Patches if self.model.family == 'vision' else Embedding
-    self.embedding: Any = reads(self.model, self.train)
-    stacks = sides.stacks(self.model)
-    for name, stack in stacks.items():
-      setattr(self, name, Stack(stack, self.train))
-    for name, width in sides.resizes(self.model).items():
-      setattr(self, name, Resize(self.model, width, self.train))
-    self.controls = Controls(stacks['stack'], self.train)
-    if 'encoder' in stacks:
-      self.source = Embedding(sides.sides(self.model)['encoder'], self.train)
-      self.encoder_controls = Controls(stacks['encoder'], self.train)
-      if self.model.norm_position != 'post':
-        self.encoder_norm = Norm(self.model, self.train)
-    if self.model.norm_position != 'post':
-      self.norm = Norm(self.model, self.train)
+    super().setup()
     if 'tokens' in self.model.head:
       self.head = Head(self.model, self.train)
     if 'classes' in self.model.head:
@@ -80,117 +36,37 @@ class Transformer(nn.Module):
     if self.model.head == 'spans':
       self.spans = Spans(self.model)
 
-  def outputs(
-    self,
-    tokens_BL: jax.Array,
-    mask_BL: jax.Array | None = None,
-    types_BL: jax.Array | None = None,
-    *,
-    source_BS: jax.Array | None = None,
-    source_mask_BS: jax.Array | None = None,
-    memory_BSD: jax.Array | None = None,
-  ) -> Outputs:
-    """Runs everything but the head.
-
-    Args:
-      tokens_BL: integers below `vocab_size`; L at most `max_len`. Of family
-        vision images instead, (B, `image_size`, `image_size`, `channels`).
-      mask_BL: False at padding, which nobody attends to; None for no padding.
-      types_BL: segment types below `type_vocab_size`; None for all zero.
-      source_BS: what the encoder of an encoder-decoder reads, and only of such.
-      source_mask_BS: False at the source's padding; None for no padding.
-      memory_BSD: what `encoded` made of a source, in place of that source.
-
-    Raises:
-      BadInput: a source is missing, or nobody would read it.
-    """
-    reads = source_BS is not None or memory_BSD is not None
-    need(
-      reads == (self.model.family == 'encoder_decoder'),
-      f'a source is for an encoder_decoder, which needs one; this model is of'
-      f' family {self.model.family}',
-    )
-    positions_BL = self._positions(tokens_BL)
-    losses, metrics, lender = {}, {}, None
-    if source_BS is not None:
-      encoded = self.encoded(source_BS, source_mask_BS)
-      memory_BSD = encoded.hidden_XBLD[-1]
-      losses, metrics = encoded.losses, encoded.metrics
-    if reads:
-      lender = nn.unbox(self.encoder.variables['params'])
-    context = Context(positions_BL, mask_BL, memory_BSD, source_mask_BS)
-    if self.model.family == 'vision':
-      x_BLD = self.embedding(tokens_BL, positions_BL)
-    else:
-      x_BLD = self.embedding(tokens_BL, positions_BL, mask_BL, types_BL)
-    ran = self._run('stack', self.controls, x_BLD, context, lender)
-    x_XBLD = ran.x_XBLD
-    if self.model.norm_position != 'post':
-      x_XBLD = self.norm(x_XBLD, None if mask_BL is None else mask_BL[None])
-    return Outputs(
-      x_XBLD,
-      ran.weight_XBL,
-      {**ran.losses, **losses},
-      {**ran.metrics, **metrics},
-    )
-
-  def _positions(self, read: jax.Array) -> jax.Array:
-    """0, 1, ... for every row that is read."""
-    vision = self.model.family == 'vision'
-    length = self.model.max_len if vision else read.shape[1]
-    return jnp.broadcast_to(jnp.arange(length), (len(read), length))
-
-  def encoded(self, source_BS: jax.Array, mask_BS: jax.Array | None) -> Outputs:
-    """The source as the decoder sees it; names begin with 'encoder_'."""
-    positions_BS = self._positions(source_BS)
-    table = self.embedding if self.model.tie_source else None
-    x_BSD = self.source(source_BS, positions_BS, mask_BS, table=table)
-    context = Context(positions_BS, mask_BS)
-    ran = self._run('encoder', self.encoder_controls, x_BSD, context)
-    x_XBSD = ran.x_XBLD
-    if self.model.norm_position != 'post':
-      x_XBSD = self.encoder_norm(
-        x_XBSD, None if mask_BS is None else mask_BS[None]
-      )
-    return Outputs(
-      x_XBSD,
-      losses={f'encoder_{name}': x for name, x in ran.losses.items()},
-      metrics={f'encoder_{name}': x for name, x in ran.metrics.items()},
-    )
-
-  def _run(
-    self,
-    name: str,
-    controls: Controls,
-    x_BLD: jax.Array,
-    context: Context,
-    lender: Any = None,
-  ) -> Ran:
-    """Runs a side, its first and last layer apart where widths differ."""
-    stack = getattr(self, name)
-    if not self.model.core_width:
-      ran = stack(x_BLD, context, controls(), lender)
-      controls.after(ran)
-      return ran
-    at, mask_BL = ('' if name == 'stack' else f'{name}_'), context.mask_BL
-    x_BLD = getattr(self, f'{at}prelude')(x_BLD, context).x_XBLD[-1]
-    x_BLC = getattr(self, f'{at}core_in')(x_BLD, mask_BL)
-    x_BLC = stack(x_BLC, context).x_XBLD[-1]
-    x_BLD = getattr(self, f'{at}core_out')(x_BLC, mask_BL)
-    return getattr(self, f'{at}coda')(x_BLD, context)
-
-  def hidden(self, *args: Any, **kwargs: Any) -> jax.Array:
-    """The last residual stream, normalised: (B, L, D) in `model.dtype`.
-
-    Arguments as `outputs`.
-    """
-    return self.outputs(*args, **kwargs).hidden_XBLD[-1]
-
   def scores(
     self, hidden_BLD: jax.Array, mask_BL: jax.Array | None = None
   ) -> jax.Array:
     """Logits of a normalised residual stream: float32 (B, L, V)."""
-    return self.head(hidden_BLD, self.embedding, mask_BL)
+    score = self.head.scorer(self.embedding)
+    return score(self.head.transform(hidden_BLD, mask_BL))
+
+  def token_losses(
+    self,
+    hidden_BLD: jax.Array,
+    targets_BL: jax.Array,
+    smoothing: float = 0.0,
+    mask_BL: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of `scores`, and whether the target scores best: (B, L).
+
+    No more than `model.logits_mb` of logits are held at once.
+
+    Args:
+      hidden_BLD: a normalised residual stream.
+      targets_BL: the tokens to be told.
+      smoothing: see `cross_entropy`.
+      mask_BL: False at padding.
+    """
+    return in_pieces(
+      self.head.scorer(self.embedding),
+      self.head.transform(hidden_BLD, mask_BL),
+      targets_BL,
+      smoothing,
+      self.model.logits_mb * 2**20,
+    )
 
   def __call__(
     self,
@@ -229,9 +105,7 @@ class Transformer(nn.Module):
     """
     outputs = self.outputs(tokens_BL, mask_BL, *args, **source)
     if self.model.depth.criterion == 'none':
-      logits_BLV = self.scores(outputs.hidden_XBLD[-1], mask_BL)
-      several = len(outputs.hidden_XBLD) > 1  # of which this is the last
-      return logits_BLV, None if several else outputs.metrics.get('loops')
+      return self.scores(outputs.hidden_XBLD[-1], mask_BL), _loops(outputs)
     logits_XBLV = jnp.stack(
       [self.scores(x_BLD, mask_BL) for x_BLD in outputs.hidden_XBLD]
     )
@@ -246,6 +120,24 @@ class Transformer(nn.Module):
       return logits_1BLV[0], jnp.mean(loops_BL)
     mean = jnp.sum(loops_BL * mask_BL) / jnp.maximum(jnp.sum(mask_BL), 1)
     return logits_1BLV[0], mean
+
+  def exit_losses(
+    self,
+    targets_BL: jax.Array,
+    tokens_BL: jax.Array,
+    mask_BL: jax.Array | None = None,
+    *args: Any,
+    **source: Any,
+  ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """`token_losses` where each token leaves the loop; loops as `exited`."""
+    if self.model.depth.criterion == 'none':
+      outputs = self.outputs(tokens_BL, mask_BL, *args, **source)
+      x_BLD = outputs.hidden_XBLD[-1]
+      found = self.token_losses(x_BLD, targets_BL, mask_BL=mask_BL)
+      return *found, _loops(outputs)
+    logits_BLV, loops = self.exited(tokens_BL, mask_BL, *args, **source)
+    hits_BL = jnp.argmax(logits_BLV, axis=-1) == targets_BL
+    return cross_entropy(logits_BLV, targets_BL), hits_BL, loops
 
   def following(
     self, tokens_BL: jax.Array, place: jax.Array, **source: Any
@@ -276,3 +168,9 @@ def build(config: Any, train: bool = False) -> Transformer:
     BadInput: see `config.cross`.
   """
   return Transformer(configs.cross(config).model, train)
+
+
+def _loops(outputs: Outputs) -> jax.Array | None:
+  """The mean number of loops, where the last exit is the only one."""
+  several = len(outputs.hidden_XBLD) > 1
+  return None if several else outputs.metrics.get('loops')

@@ -3,8 +3,10 @@
 What the backward pass recomputes of it is `model.remat`:
 
     none  nothing but data movement: every computed value is kept
-    dots  what is cheap: the results of matrix products are kept
+    dots  what is cheap: results of matrix products are kept, but of attention
+          only the mixed values, whose size is linear in the length
     full  the whole layer: only its input is kept
+    auto  as dots; a training run takes what fits, see train/remat.py
 
 No policy ever keeps a picked weight: the pick happens inside what is
 recomputed, and a copy of it per layer would undo what sharing saves.
@@ -22,8 +24,9 @@ import numpy as np
 from shared_tfm.config import Model
 from shared_tfm.config.loops import loops
 from shared_tfm.config.shapes import components
-from shared_tfm.layers import grouped
+from shared_tfm.layers import dot, grouped
 from shared_tfm.layers.context import Context, Past, Reuse
+from shared_tfm.layers.keep import keep
 from shared_tfm.layers.layer import Layer
 from shared_tfm.sharing import links, opaque, reuse, table
 from shared_tfm.sharing.bank import Layout
@@ -35,6 +38,7 @@ Tables = dict[str, jax.Array]
 # them never keeps one.
 _MOVES = frozenset(
   {
+    'bitcast_convert_type',
     'broadcast_in_dim',
     'convert_element_type',
     'copy',
@@ -53,14 +57,18 @@ def _all_but_moves(primitive: Any, *_: Any, **__: Any) -> bool:
   return primitive.name not in _MOVES
 
 
+INPUT = 'input'  # what a policy knows a layer's input by
+
+NOTHING = jax.checkpoint_policies.nothing_saveable
+
 POLICIES: dict[str, Callable[..., bool]] = {
   'none': _all_but_moves,
-  'dots': jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_saveable,
-    jax.checkpoint_policies.save_only_these_names(grouped.PRODUCTS),
+  'dots': jax.checkpoint_policies.save_only_these_names(
+    dot.PRODUCTS, grouped.PRODUCTS, INPUT
   ),
-  'full': jax.checkpoint_policies.nothing_saveable,
+  'full': jax.checkpoint_policies.save_only_these_names(INPUT),
 }
+POLICIES['auto'] = POLICIES['dots']
 
 
 class PerVisit(flax.struct.PyTreeNode):
@@ -140,7 +148,7 @@ def visit(
     rngs['dropout'] = jax.random.fold_in(dropout, this.index)
   (x_BLD, left), after = layer.apply(
     {'params': weights, **this.state},
-    carry.x_BLD,
+    keep(carry.x_BLD, INPUT),
     context.replace(
       index=this.index,
       kv=_found(carry.kv, this.kv),
@@ -176,7 +184,7 @@ def over_visits(model: Model, body: Any, carry: Carry, visits: PerVisit) -> Any:
   groups = jax.tree.map(
     lambda a: a.reshape(-1, model.remat_group, *a.shape[1:]), visits
   )
-  carry, out = jax.lax.scan(remat(group, POLICIES['full']), carry, groups)
+  carry, out = jax.lax.scan(remat(group, NOTHING), carry, groups)
   return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
 
 

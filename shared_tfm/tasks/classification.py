@@ -16,6 +16,7 @@ from shared_tfm.config import Config
 from shared_tfm.data import Dataset, labelled_examples
 from shared_tfm.data.sources import glue, labelled
 from shared_tfm.errors import need
+from shared_tfm.layers.cross_entropy import cross_entropy
 from shared_tfm.model import Transformer
 from shared_tfm.tasks.task import (
   Batch,
@@ -25,7 +26,6 @@ from shared_tfm.tasks.task import (
   Sums,
   Task,
   arguments,
-  cross_entropy,
 )
 
 # What GLUE scores its tasks by (1804.07461, table 1), where that is not

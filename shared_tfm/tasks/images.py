@@ -13,6 +13,7 @@ from shared_tfm.data.pixels import Augmentation, Examples, Fitting, moments
 from shared_tfm.data.sources.images import Pictures
 from shared_tfm.data.tokenizers import SPECIALS, Tokenizer
 from shared_tfm.errors import need
+from shared_tfm.layers.cross_entropy import cross_entropy
 from shared_tfm.model import Transformer
 from shared_tfm.tasks.task import (
   Batch,
@@ -21,7 +22,6 @@ from shared_tfm.tasks.task import (
   Sums,
   Task,
   arguments,
-  cross_entropy,
 )
 
 # What says nothing: pictures have no text.

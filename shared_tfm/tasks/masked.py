@@ -14,6 +14,7 @@ from shared_tfm.data.masking import Masking
 from shared_tfm.data.sources import corpus
 from shared_tfm.data.tokenizers import Tokenizer
 from shared_tfm.errors import need
+from shared_tfm.layers.cross_entropy import cross_entropy
 from shared_tfm.model import Transformer
 from shared_tfm.tasks.language import LanguageModel
 from shared_tfm.tasks.task import (
@@ -22,7 +23,6 @@ from shared_tfm.tasks.task import (
   Shapes,
   Sums,
   arguments,
-  cross_entropy,
 )
 
 

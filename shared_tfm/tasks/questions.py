@@ -17,6 +17,7 @@ from shared_tfm.data.passages import ADDED, Passages, passages, thinned
 from shared_tfm.data.pipeline import Batch as HostBatch
 from shared_tfm.data.sources import squad
 from shared_tfm.errors import need
+from shared_tfm.layers.cross_entropy import cross_entropy
 from shared_tfm.model import Transformer
 from shared_tfm.tasks import spans, squad_score
 from shared_tfm.tasks.task import (
@@ -27,7 +28,6 @@ from shared_tfm.tasks.task import (
   Sums,
   Task,
   arguments,
-  cross_entropy,
 )
 
 FORBIDDEN = -1e9  # the logit of a position where no answer may start or end

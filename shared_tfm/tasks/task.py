@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset, tokenizers
@@ -223,23 +222,3 @@ class Task(abc.ABC):
   def prompt(self, text: str, tokenizer: Tokenizer) -> np.ndarray:
     """The ids that a model reads of a text, for it to write another."""
     return tokenizer.encode(text)
-
-
-def cross_entropy(
-  logits: Any, targets: jax.Array, smoothing: float = 0.0
-) -> jax.Array:
-  """Cross-entropy in nats, in the shape of the targets.
-
-  Args:
-    logits: (..., V).
-    targets: integers below V.
-    smoothing: the share of a label that is spread evenly over all V
-      (1512.00567, section 7).
-  """
-  losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
-    logits, targets
-  )
-  if not smoothing:
-    return losses
-  uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
-  return (1 - smoothing) * losses + smoothing * uniform

@@ -17,7 +17,6 @@ from shared_tfm.tasks.task import (
   Sums,
   Task,
   arguments,
-  cross_entropy,
 )
 
 
@@ -30,17 +29,19 @@ class Tokens(Task):
     self, model: Transformer, hidden_BLD: jax.Array, batch: Batch
   ) -> tuple[jax.Array, Sums]:
     """Cross-entropy, with smoothed labels where the config says so."""
-    logits_BLV = model.scores(hidden_BLD, batch.get('mask'))
-    losses_BL = cross_entropy(
-      logits_BLV, batch['targets'], self.config.task.label_smoothing
+    losses_BL, _ = model.token_losses(
+      hidden_BLD,
+      batch['targets'],
+      self.config.task.label_smoothing,
+      batch.get('mask'),
     )
     return losses_BL * batch['weights'], {}
 
   def observe(self, model: Transformer, batch: Batch) -> tuple[Sums, Sums]:
     """Sums 'loss' in nats, 'weight', 'correct' and, if it adapts, 'loops'."""
-    logits_BLV, loops = model.exited(**arguments(batch))
-    losses_BL = cross_entropy(logits_BLV, batch['targets'])
-    hits_BL = jnp.argmax(logits_BLV, axis=-1) == batch['targets']
+    losses_BL, hits_BL, loops = model.exit_losses(
+      batch['targets'], **arguments(batch)
+    )
     sums = {
       'loss': jnp.sum(losses_BL * batch['weights']),
       'weight': jnp.sum(batch['weights']),

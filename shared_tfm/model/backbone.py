@@ -1,0 +1,169 @@
+"""Embeddings, the stack of visits, and what stands around them."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from shared_tfm import config as configs
+from shared_tfm.config import sides
+from shared_tfm.errors import need
+from shared_tfm.layers.context import Context
+from shared_tfm.layers.embedding import Embedding
+from shared_tfm.layers.norm import Norm
+from shared_tfm.layers.patches import Patches
+from shared_tfm.layers.width import Resize
+from shared_tfm.model.depth import Controls, Ran
+from shared_tfm.model.stack import Stack
+
+
+class Outputs(flax.struct.PyTreeNode):
+  """What a training step needs of a forward pass.
+
+  Attributes:
+    hidden_XBLD: the normalised residual stream at each of X exits; one, unless
+      the depth is adaptive and its loss looks at several.
+    weight_XBL: how much each exit counts in the loss of a token; None: one exit
+      that counts 1.
+    losses: further terms of the loss, by name: scalars, already multiplied by
+      their coefficients, to be added to the mean loss of a token.
+    metrics: scalars worth logging, by name.
+  """
+
+  hidden_XBLD: jax.Array
+  weight_XBL: jax.Array | None = None
+  losses: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+  metrics: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+
+class Backbone(nn.Module):
+  """Everything but the head."""
+
+  model: configs.Model
+  train: bool = False
+
+  def setup(self) -> None:
+    """Declares the rooms of the model."""
+    reads = Patches if self.model.family == 'vision' else Embedding
+    self.embedding: Any = reads(self.model, self.train)
+    stacks = sides.stacks(self.model)
+    for name, stack in stacks.items():
+      setattr(self, name, Stack(stack, self.train))
+    for name, width in sides.resizes(self.model).items():
+      setattr(self, name, Resize(self.model, width, self.train))
+    self.controls = Controls(stacks['stack'], self.train)
+    if 'encoder' in stacks:
+      self.source = Embedding(sides.sides(self.model)['encoder'], self.train)
+      self.encoder_controls = Controls(stacks['encoder'], self.train)
+      if self.model.norm_position != 'post':
+        self.encoder_norm = Norm(self.model, self.train)
+    if self.model.norm_position != 'post':
+      self.norm = Norm(self.model, self.train)
+
+  def outputs(
+    self,
+    tokens_BL: jax.Array,
+    mask_BL: jax.Array | None = None,
+    types_BL: jax.Array | None = None,
+    *,
+    source_BS: jax.Array | None = None,
+    source_mask_BS: jax.Array | None = None,
+    memory_BSD: jax.Array | None = None,
+  ) -> Outputs:
+    """Runs everything but the head.
+
+    Args:
+      tokens_BL: integers below `vocab_size`; L at most `max_len`. Of family
+        vision images instead, (B, `image_size`, `image_size`, `channels`).
+      mask_BL: False at padding, which nobody attends to; None for no padding.
+      types_BL: segment types below `type_vocab_size`; None for all zero.
+      source_BS: what the encoder of an encoder-decoder reads, and only of such.
+      source_mask_BS: False at the source's padding; None for no padding.
+      memory_BSD: what `encoded` made of a source, in place of that source.
+
+    Raises:
+      BadInput: a source is missing, or nobody would read it.
+    """
+    reads = source_BS is not None or memory_BSD is not None
+    need(
+      reads == (self.model.family == 'encoder_decoder'),
+      f'a source is for an encoder_decoder, which needs one; this model is of'
+      f' family {self.model.family}',
+    )
+    positions_BL = self._positions(tokens_BL)
+    losses, metrics, lender = {}, {}, None
+    if source_BS is not None:
+      encoded = self.encoded(source_BS, source_mask_BS)
+      memory_BSD = encoded.hidden_XBLD[-1]
+      losses, metrics = encoded.losses, encoded.metrics
+    if reads:
+      lender = nn.unbox(self.encoder.variables['params'])
+    context = Context(positions_BL, mask_BL, memory_BSD, source_mask_BS)
+    if self.model.family == 'vision':
+      x_BLD = self.embedding(tokens_BL, positions_BL)
+    else:
+      x_BLD = self.embedding(tokens_BL, positions_BL, mask_BL, types_BL)
+    ran = self._run('stack', self.controls, x_BLD, context, lender)
+    x_XBLD = ran.x_XBLD
+    if self.model.norm_position != 'post':
+      x_XBLD = self.norm(x_XBLD, None if mask_BL is None else mask_BL[None])
+    return Outputs(
+      x_XBLD,
+      ran.weight_XBL,
+      {**ran.losses, **losses},
+      {**ran.metrics, **metrics},
+    )
+
+  def _positions(self, read: jax.Array) -> jax.Array:
+    """0, 1, ... for every row that is read."""
+    vision = self.model.family == 'vision'
+    length = self.model.max_len if vision else read.shape[1]
+    return jnp.broadcast_to(jnp.arange(length), (len(read), length))
+
+  def encoded(self, source_BS: jax.Array, mask_BS: jax.Array | None) -> Outputs:
+    """The source as the decoder sees it; names begin with 'encoder_'."""
+    positions_BS = self._positions(source_BS)
+    table = self.embedding if self.model.tie_source else None
+    x_BSD = self.source(source_BS, positions_BS, mask_BS, table=table)
+    context = Context(positions_BS, mask_BS)
+    ran = self._run('encoder', self.encoder_controls, x_BSD, context)
+    x_XBSD = ran.x_XBLD
+    if self.model.norm_position != 'post':
+      x_XBSD = self.encoder_norm(
+        x_XBSD, None if mask_BS is None else mask_BS[None]
+      )
+    return Outputs(
+      x_XBSD,
+      losses={f'encoder_{name}': x for name, x in ran.losses.items()},
+      metrics={f'encoder_{name}': x for name, x in ran.metrics.items()},
+    )
+
+  def _run(
+    self,
+    name: str,
+    controls: Controls,
+    x_BLD: jax.Array,
+    context: Context,
+    lender: Any = None,
+  ) -> Ran:
+    """Runs a side, its first and last layer apart where widths differ."""
+    stack = getattr(self, name)
+    if not self.model.core_width:
+      ran = stack(x_BLD, context, controls(), lender)
+      controls.after(ran)
+      return ran
+    at, mask_BL = ('' if name == 'stack' else f'{name}_'), context.mask_BL
+    x_BLD = getattr(self, f'{at}prelude')(x_BLD, context).x_XBLD[-1]
+    x_BLC = getattr(self, f'{at}core_in')(x_BLD, mask_BL)
+    x_BLC = stack(x_BLC, context).x_XBLD[-1]
+    x_BLD = getattr(self, f'{at}core_out')(x_BLC, mask_BL)
+    return getattr(self, f'{at}coda')(x_BLD, context)
+
+  def hidden(self, *args: Any, **kwargs: Any) -> jax.Array:
+    """The last residual stream, normalised: (B, L, D) in `model.dtype`.
+
+    Arguments as `outputs`.
+    """
+    return self.outputs(*args, **kwargs).hidden_XBLD[-1]

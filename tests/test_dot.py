@@ -1,0 +1,147 @@
+"""Products, kept results and losses: the fast forms equal the plain ones."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_stack import assert_close
+
+from shared_tfm.layers import dot
+from shared_tfm.layers.cross_entropy import cross_entropy, in_pieces
+from shared_tfm.layers.keep import keep
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+def draw(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def rounded(a, dtype):
+  return np.asarray(jnp.asarray(a, dtype), np.float64)
+
+
+def inside_a_loop(function, *operands):
+  """Three times over, as the layers of a model are: sums of the results."""
+
+  def body(total, _):
+    found = function(*operands)
+    return jax.tree.map(jnp.add, total, found), None
+
+  start = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, *operands))
+  return jax.jit(lambda: jax.lax.scan(body, start, length=3)[0])()
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('shape', [(7,), (3, 5), (2, 3, 4), (1, 1), (2, 16)])
+@pytest.mark.parametrize('bias', [True, False])
+def test_affine_and_its_gradients_are_those_of_rounded_operands(
+  dtype, shape, bias
+):
+  x, kernel, shift = draw(0, *shape, 6), draw(1, 6, 8), draw(2, 8)
+  weight = draw(3, *shape, 8)
+
+  def total(x, kernel, shift):
+    y = dot.affine(x, kernel, shift if bias else None, dtype)
+    assert y.dtype == dtype
+    return jnp.sum(y.astype(jnp.float32) * weight), y
+
+  gradient = jax.grad(total, (0, 1, 2), has_aux=True)
+  grads, y = inside_a_loop(gradient, x, kernel, shift)
+  assert {a.dtype for a in grads} == {jnp.dtype('float32')}
+  x, kernel, weight = (rounded(a, dtype) for a in (x, kernel, weight))
+  shift = rounded(shift, dtype) * bias
+  rows = weight.reshape(-1, 8)
+  expected = (
+    (weight @ kernel.T, x.reshape(-1, 6).T @ rows, bias * rows.sum(0)),
+    x @ kernel + shift,
+  )
+  few = {'float32': 1e-5, 'bfloat16': 0.02, 'float16': 3e-3}[dtype]
+  third = jax.tree.map(lambda a: a.astype(jnp.float32) / 3, (grads, y))
+  assert_close(third, expected, few)
+
+
+def test_a_weights_gradient_is_not_rounded():
+  """The sum of 1,000 products of bfloat16 numbers, to float32's precision."""
+  x, weight = (rounded(draw(i, 1000, 4), 'bfloat16') for i in range(2))
+
+  def total(kernel):
+    y = dot.affine(jnp.float32(x), kernel, None, 'bfloat16')
+    return jnp.sum(y.astype(jnp.float32) * jnp.float32(weight))
+
+  found = jax.jit(jax.grad(total))(draw(2, 4, 4))
+  assert_close(found, x.T @ weight, 1e-5)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('axes', ['ve', 'ev'])
+def test_scores_are_float32(dtype, axes):
+  x, table = draw(0, 2, 3, 6).astype(dtype), draw(1, 9, 6)
+  given = table if axes == 've' else table.T
+  found = jax.jit(functools.partial(dot.scores, axes=axes))(x, given)
+  assert found.dtype == jnp.float32
+  assert_close(found, rounded(x, dtype) @ rounded(table, dtype).T, 1e-3)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_keep_changes_nothing(dtype):
+  x = jnp.asarray(draw(0, 3, 4), dtype)
+  found, backward = jax.vjp(lambda x: keep(x, 'name'), x)
+  assert (found == x).all() and (backward(2 * x)[0] == 2 * x).all()
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+@pytest.mark.parametrize('length', [1, 7, 12])
+@pytest.mark.parametrize('rows', [1, 5, 1000])
+def test_a_loss_in_pieces_is_the_loss(smoothing, length, rows):
+  """Values, hits and gradients, also where the pieces do not divide L."""
+  x, table = draw(0, 2, length, 6), draw(1, 11, 6)
+  targets = np.random.default_rng(2).integers(0, 11, (2, length))
+  weight = draw(3, 2, length)
+
+  def losses(x, table, most):
+    score = functools.partial(dot.scores, table=table)
+    return in_pieces(score, x, targets, smoothing, most)
+
+  def plain(x, table):
+    logits = jnp.einsum('ble,ve->blv', x, table)
+    labels = optax.smooth_labels(jax.nn.one_hot(targets, 11), smoothing)
+    hits = jnp.argmax(logits, -1) == targets
+    return optax.softmax_cross_entropy(logits, labels), hits
+
+  def gradient(function, *args):
+    return jax.grad(
+      lambda x, table: jnp.sum(function(x, table, *args)[0] * weight), (0, 1)
+    )(x, table)
+
+  most = rows * 11 * 4
+  assert_close(
+    jax.jit(losses, static_argnums=2)(x, table, most), plain(x, table), 1e-5
+  )
+  assert_close(gradient(losses, most), gradient(plain), 1e-5)
+
+
+def test_pieces_never_hold_all_logits():
+  """Of 64 MiB of logits at most 1 MiB at a time, and their gradients."""
+  x, table = jnp.zeros((8, 256, 16)), jnp.zeros((8192, 16))
+  targets = jnp.zeros((8, 256), int)
+
+  def total(x, table):
+    score = functools.partial(dot.scores, table=table)
+    return jnp.sum(in_pieces(score, x, targets, 0.1, 2**20)[0])
+
+  compiled = jax.jit(jax.grad(total, (0, 1))).lower(x, table).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < 8 * 2**20
+
+
+def test_cross_entropy_of_smoothed_labels():
+  logits, targets = draw(0, 4, 9), np.arange(4)
+  labels = optax.smooth_labels(np.eye(9)[targets], 0.1)
+  assert_close(
+    cross_entropy(logits, targets, 0.1),
+    optax.softmax_cross_entropy(logits, labels),
+    1e-5,
+  )
