@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from shared_tfm import compile_cache, config_file
 from shared_tfm import config as configs
-from shared_tfm import config_file
 from shared_tfm.config import parallel
 from shared_tfm.errors import BadInput, Diverged, Interrupted, need
 
@@ -255,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   logging.getLogger('absl').setLevel(logging.CRITICAL)  # what fails is raised
   try:
     args, overrides = parser().parse_known_args(argv)
+    compile_cache.turn_on(os.environ)
     args.run(args, overrides)
     sys.stdout.flush()
   except BadInput as error:

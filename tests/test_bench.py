@@ -196,6 +196,27 @@ def test_programs_of_the_cache_are_told(here):
     compilation_cache.reset_cache()
 
 
+def test_a_second_start_finds_its_programs(here):
+  """Unless JAX's own variable says that none be kept."""
+  top = str(pathlib.Path(__file__).parents[1])
+  kept = {n: v for n, v in os.environ.items() if 'CACHE' not in n}
+  kept |= {'PYTHONPATH': top, 'XDG_CACHE_HOME': str(here / 'home')}
+
+  def cached(**variables):
+    done = subprocess.run(
+      [sys.executable, '-m', 'shared_tfm', *BENCH, '--json'],
+      env=kept | variables,
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+    return json.loads(done.stdout)['cached']
+
+  assert [cached(), cached()] == [False, True]
+  assert list((here / 'home/shared_tfm/compiled').glob('jit_step-*-cache'))
+  assert not cached(JAX_ENABLE_COMPILATION_CACHE='false')
+
+
 @pytest.mark.slow
 def test_all_devices_of_the_mesh_are_timed(here):
   """In a process that has four of them."""

@@ -31,6 +31,7 @@ def render(bench: Bench) -> str:
     ),
     'versions': ran,
     'dtype': bench.dtype,
+    'remat': bench.remat,
     'compiled in': (
       f'{time(bench.compile_seconds)}, {programs} program'
       f'{"s" * (programs > 1)}{fetched}'

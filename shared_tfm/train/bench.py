@@ -29,8 +29,8 @@ from shared_tfm.train.programs import Programs
 
 WARM = 2  # steps that are not counted
 TRACED = 3  # steps that are profiled
-ASKED = '/jax/compilation_cache/compile_requests_use_cache'
 HIT = '/jax/compilation_cache/cache_hits'
+MISSED = '/jax/compilation_cache/cache_misses'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Bench:
       'cores' of the host.
     versions: of what it ran on.
     dtype: of the computation.
+    remat: the policy of the training step.
     steps: timed, of each kind.
     kinds: of batches, the longest first.
     product: the best rate of matrix products between these steps.
@@ -98,13 +99,14 @@ class Bench:
     device_peak_bytes: what the first device had in use; None where it does not
       say.
     compile_seconds: for the training step of every kind.
-    cached: whether JAX's persistent cache had all of these programs.
+    cached: whether JAX's persistent cache had all of them that it keeps.
     traced: where a profile was asked for.
   """
 
   device: dict[str, Any]
   versions: dict[str, str]
   dtype: str
+  remat: str
   steps: int
   kinds: list[Step]
   product: rate.Best
@@ -193,6 +195,7 @@ def bench(config: Config, steps: int, trace: Path | None = None) -> Bench:
       **{name: importlib.metadata.version(name) for name in ('jax', 'flax')},
     },
     dtype=config.model.dtype,
+    remat=programs.remat,
     steps=steps,
     kinds=[
       _step(programs, batch, taken, loss, products.best.flops_per_second)
@@ -203,7 +206,7 @@ def bench(config: Config, steps: int, trace: Path | None = None) -> Bench:
     peak_bytes=programs.peak_bytes,
     device_peak_bytes=memory.get('peak_bytes_in_use'),
     compile_seconds=compile_seconds,
-    cached=0 < events[ASKED] == events[HIT],
+    cached=events[HIT] > 0 == events[MISSED],
     traced=traced,
   )
 
