@@ -30,7 +30,6 @@ def get_config() -> ml_collections.ConfigDict:
     'norm_position': 'post',
     'embed_norm': True,
     'dtype': 'bfloat16',
-    'remat': 'full',
     'sharing': {'layer': 'all'},
   }
   config.optimizer = {

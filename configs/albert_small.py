@@ -35,7 +35,6 @@ def get_config() -> ml_collections.ConfigDict:
     'type_vocab_size': 2,
     'activation': 'gelu_tanh',
     'position': 'rotary',
-    'remat': 'full',
     'sharing': {'layer': 'all'},
   }
   # AdamW stayed at the frequencies of tokens as long as was tried, 1,600 steps.

@@ -39,7 +39,6 @@ def get_config(task: str = 'sst2') -> ml_collections.ConfigDict:
     'type_vocab_size': 2,
     'activation': 'gelu_tanh',
     'position': 'rotary',
-    'remat': 'full',
     'dropout': 0.1,
     'num_classes': CLASSES.get(task, 2),
     'sharing': {'layer': 'all'},

@@ -49,7 +49,6 @@ def get_config(task: str = 'sst2') -> ml_collections.ConfigDict:
     'norm_position': 'post',
     'embed_norm': True,
     'dtype': 'bfloat16',
-    'remat': 'full',
     'dropout': dropout,
     'num_classes': CLASSES.get(task, 2),
     'sharing': {'layer': 'all'},

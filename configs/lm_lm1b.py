@@ -31,7 +31,6 @@ def get_config() -> ml_collections.ConfigDict:
     'tie_embeddings': False,
     'dropout': 0.1,
     'dtype': 'bfloat16',
-    'remat': 'full',
   }
   config.optimizer = {
     'learning_rate': 1.6e-3,

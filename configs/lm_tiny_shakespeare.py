@@ -34,7 +34,6 @@ def get_config() -> ml_collections.ConfigDict:
     'norm': 'rmsnorm',
     'use_bias': False,
     'dropout': 0.1,
-    'remat': 'full',
   }
   config.optimizer = {
     'learning_rate': 4e-3,

@@ -38,7 +38,6 @@ def get_config() -> ml_collections.ConfigDict:
     'position': 'sinusoidal',
     'dropout': 0.3,
     'dtype': 'bfloat16',
-    'remat': 'full',
     'sharing': {'layer': 'sequence:6'},
   }
   config.optimizer = {

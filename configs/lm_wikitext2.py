@@ -37,7 +37,6 @@ def get_config() -> ml_collections.ConfigDict:
     'position': 'rotary',
     'norm': 'rmsnorm',
     'use_bias': False,
-    'remat': 'full',
   }
   config.optimizer = {
     'learning_rate': 4e-3,

@@ -21,7 +21,6 @@ def get_config() -> ml_collections.ConfigDict:
     'max_len': 128,
     'activation': 'gelu_tanh',
     'position': 'rotary',
-    'remat': 'full',
     'sharing': {'layer': 'all'},
   }
   config.optimizer = {'learning_rate': 2e-3, 'warmup_steps': 50}

@@ -25,7 +25,6 @@ def get_config() -> ml_collections.ConfigDict:
     'position': 'rotary',
     'use_bias': False,
     'dtype': 'bfloat16',
-    'remat': 'full',
     'sharing': {'layer': 'sequence:30'},
   }
   config.optimizer = {

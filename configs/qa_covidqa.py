@@ -35,7 +35,6 @@ def get_config() -> ml_collections.ConfigDict:
     'type_vocab_size': 2,
     'activation': 'gelu_tanh',
     'position': 'rotary',
-    'remat': 'full',
     'sharing': {'layer': 'all'},
   }
   config.optimizer = {'learning_rate': 1e-3, 'warmup_steps': 50}

@@ -22,7 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
     'position': 'rotary',
     'norm': 'rmsnorm',
     'use_bias': False,
-    'remat': 'full',
   }
   config.optimizer = {'learning_rate': 5e-3, 'warmup_steps': 20}
   config.train = {

@@ -30,7 +30,6 @@ def get_config() -> ml_collections.ConfigDict:
     'step_signal': 'sinusoidal',
     'dropout': 0.1,
     'dtype': 'bfloat16',
-    'remat': 'full',
     'sharing': {'layer': 'all'},
   }
   config.optimizer = {

@@ -29,7 +29,6 @@ def get_config() -> ml_collections.ConfigDict:
     'position': 'sinusoidal',
     'embed_scale': 'width',
     'dropout': 0.1,
-    'remat': 'full',
     'sharing': {'layer': 'cycle_rev:3'},
   }
   config.optimizer = {

@@ -44,7 +44,6 @@ def get_config(system: str = 'takase') -> ml_collections.ConfigDict:
     'norm_position': 'post',
     'dropout': 0.3,
     'dtype': 'bfloat16',
-    'remat': 'full',
   }
   config.optimizer = {
     'learning_rate': 2e-3,

@@ -34,7 +34,6 @@ def get_config() -> ml_collections.ConfigDict:
     'type_vocab_size': 2,
     'activation': 'gelu_tanh',
     'position': 'rotary',
-    'remat': 'full',
     'dropout': 0.1,
     'num_classes': 6,
     'sharing': {'layer': 'all'},

@@ -27,7 +27,6 @@ def get_config() -> ml_collections.ConfigDict:
     'num_heads': 12,
     'dropout': 0.1,
     'dtype': 'bfloat16',
-    'remat': 'full',
   }
   config.optimizer = {  # 2010.11929, table 3
     'learning_rate': 3e-3,

@@ -31,7 +31,6 @@ def get_config() -> ml_collections.ConfigDict:
     'num_layers': 6,
     'd_model': 64,
     'num_heads': 4,
-    'remat': 'full',
   }
   config.optimizer = {'learning_rate': 3e-3, 'warmup_steps': 100}
   config.train = {

@@ -23,6 +23,7 @@ TOP = pathlib.Path(__file__).parents[1]
 B, L, N, D, F, V = 32, 8, 4, 16, 64, 32
 MODEL = {
   'num_layers': N,
+  'remat': 'none',
   'd_model': D,
   'num_heads': 2,
   'max_len': L,

@@ -119,6 +119,10 @@ def plan(config: Config, profile: Profile) -> Plan:
   mesh = {axis: getattr(config.mesh, axis) for axis in meshes.AXES}
   devices = math.prod(mesh.values())
   _virtual(devices)
+  if not config.train.memory_gb:
+    held = profile.memory_bytes / 2**30
+    train = dataclasses.replace(config.train, memory_gb=held)
+    config = dataclasses.replace(config, train=train)
   programs, start = Programs(config), time.monotonic()
   found = zip(programs.train.compiled.values(), programs.batches, strict=True)
   compiled, batch = max(found, key=lambda pair: peak(pair[0]))

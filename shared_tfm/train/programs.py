@@ -13,7 +13,7 @@ from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
 from shared_tfm.errors import need
-from shared_tfm.train import hosts, visits
+from shared_tfm.train import hosts, remat, visits
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
@@ -54,6 +54,11 @@ class Shaped:
   def of(self, batch: Any) -> Any:
     """The compiled program that fits a batch."""
     return self.compiled[_kind(batch)]
+
+  @property
+  def peak_bytes(self) -> int:
+    """Of a device, by the largest of the programs."""
+    return max(map(peak, self.compiled.values()))
 
 
 def _kind(batch: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
@@ -109,15 +114,32 @@ class Programs:
     init = functools.partial(states.initial, self.config)
     return jax.jit(init, out_shardings=self.where).lower(_SEED).compile()
 
-  @functools.cached_property
+  @property
   def train(self) -> Any:
     """(state, batch) -> (state, metrics); the state is donated."""
-    return self._shaped(
-      steps.train_step(self.config),
-      trains=True,
-      donate_argnums=0,
-      out_shardings=(self.where, self._whole),
-    )
+    return self._train[1]
+
+  @property
+  def remat(self) -> str:
+    """The policy of `model.remat` that the training step has."""
+    return self._train[0]
+
+  @functools.cached_property
+  def _train(self) -> tuple[str, Shaped]:
+    """The fastest training step that fits, or else the smallest."""
+    device = self.mesh.local_devices[0]
+    budget = remat.budget(self.config, device)
+    tried = remat.policies(self.config, device.platform)
+    for policy in tried:
+      step = self._shaped(
+        steps.train_step(remat.under(self.config, policy)),
+        trains=True,
+        donate_argnums=0,
+        out_shardings=(self.where, self._whole),
+      )
+      if len(tried) == 1 or hosts.agreed(step.peak_bytes <= budget):
+        break
+    return policy, step
 
   @functools.cached_property
   def evaluate(self) -> Any:
@@ -186,7 +208,7 @@ class Programs:
   @property
   def peak_bytes(self) -> int:
     """Memory of the largest training step: state, batch and temporaries."""
-    return max(map(peak, self.train.compiled.values()))
+    return self.train.peak_bytes
 
 
 def peak(compiled: Any) -> int:
