@@ -1,6 +1,6 @@
 # Every target starts from nothing but Python 3.11 or 3.12, make and git.
 .DELETE_ON_ERROR:
-.PHONY: quickstart test quick lint torture peers clean
+.PHONY: quickstart test quick lint torture peers bench clean
 
 BIN := .venv/bin
 RUN := runs/quickstart
@@ -29,6 +29,10 @@ torture: .venv/ready
 peers: .venv/ready
 	./setup.sh peers
 	$(BIN)/python tests/peers.py
+
+# What is said of speed, measured here: benchmarks/results/DATE-BACKEND.md.
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.suite
 
 .venv/ready: setup.sh requirements.lock pyproject.toml
 	./setup.sh

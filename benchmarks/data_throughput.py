@@ -11,6 +11,7 @@ Command: python -m benchmarks.data_throughput [--steps=N] CONFIG... \
 """
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm import config_file
+from shared_tfm.config import Config
 from shared_tfm.tasks import prepare
 from shared_tfm.train.programs import programs
 
@@ -38,15 +40,31 @@ HEAD = (
 AHEAD = 20  # batches: more than are read before anyone asks
 
 
-def measured(
-  path: str, overrides: Sequence[str], steps: int
-) -> tuple[str, ...]:
-  """One row of the table: times in milliseconds, means over the steps.
+@dataclasses.dataclass(frozen=True)
+class Timed:
+  """Seconds of each step of a run.
+
+  Attributes:
+    shape: of the last batch.
+    alone: rows a second of the pipeline, when nothing else runs.
+    each: of a step.
+    asks: for which a batch was asked for.
+    waits: of these, those in which no step was computed.
+  """
+
+  shape: tuple[int, ...]
+  alone: float
+  each: list[float]
+  asks: list[float]
+  waits: list[float]
+
+
+def timed(config: Config, steps: int) -> Timed:
+  """Runs a config's pipeline alone, and then with its training step.
 
   A step that has ended when its successor's batch is there counts as waiting
   for as long as asking took, which is the most that it can have waited.
   """
-  config = config_file.load(path, overrides)
   with tempfile.TemporaryDirectory() as folder:
     dataset = prepare(config, folder)
   batches = dataset.train(0)
@@ -75,14 +93,23 @@ def measured(
       each.append(time.perf_counter() - begin)
       asks.append(asked)
       waits.append(waited)
+  return Timed(batch['inputs'].shape, alone, each, asks, waits)
+
+
+def measured(
+  path: str, overrides: Sequence[str], steps: int
+) -> tuple[str, ...]:
+  """One row of the table: times in milliseconds, means over the steps."""
+  found = timed(config_file.load(path, overrides), steps)
   # Means: one long wait counts, and batches may differ in shape.
   step, asking, waiting = (
-    1000 * statistics.mean(times) for times in (each, asks, waits)
+    1000 * statistics.mean(times)
+    for times in (found.each, found.asks, found.waits)
   )
   return (
     Path(path).stem,
-    'x'.join(map(str, batch['inputs'].shape)),
-    f'{alone:,.0f}',
+    'x'.join(map(str, found.shape)),
+    f'{found.alone:,.0f}',
     f'{step:.1f}',
     f'{asking:.3f}',
     f'{asking / step:.2%}',

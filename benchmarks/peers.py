@@ -29,14 +29,12 @@ import torch
 import transformers
 import x_transformers
 
+from benchmarks import ours
 from benchmarks.turns import Case, Run, measured, rows
-from shared_tfm import config as configs
 from shared_tfm.model import build
-from shared_tfm.train import synthetic
 from shared_tfm.train.programs import Programs
 
 NARROW = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
-RATE = 1e-4
 ALBERT = {
   'family': 'encoder',
   'num_layers': 12,
@@ -88,8 +86,8 @@ def products(dtype: str) -> Iterator[tuple[str, Run]]:
 
 def albert_forward(dtype: str) -> Iterator[tuple[str, Run]]:
   """ALBERT-base, 8 x 128 tokens to their last vectors."""
-  programs = _programs({**ALBERT, 'dtype': dtype}, 8)
-  batch = _batch(programs)
+  programs = ours.programs({**ALBERT, 'dtype': dtype}, 8)
+  batch = ours.batch(programs)
   params = programs.init(jnp.uint32(0)).params
   model = build(programs.config)
   forward = jax.jit(
@@ -107,8 +105,8 @@ def albert_forward(dtype: str) -> Iterator[tuple[str, Run]]:
 
 def albert_step(dtype: str) -> Iterator[tuple[str, Run]]:
   """ALBERT-base's masked language model, 8 x 128 tokens, all of them told."""
-  programs = _programs({**ALBERT, 'dtype': dtype}, 8)
-  yield 'ours', _step(programs)
+  programs = ours.programs({**ALBERT, 'dtype': dtype}, 8)
+  yield 'ours', ours.step(programs)
   peer = transformers.AlbertForMaskedLM(_albert())
   tokens = _tokens(programs)
   yield from _peers(peer, lambda run: run(input_ids=tokens), tokens, dtype)
@@ -117,8 +115,8 @@ def albert_step(dtype: str) -> Iterator[tuple[str, Run]]:
 def tied_step(dtype: str) -> Iterator[tuple[str, Run]]:
   """A decoder of one layer run 12 times, GPT-2's sizes, 4 x 256 tokens."""
   model = {**DECODER, 'dtype': dtype, 'sharing': {'layer': 'all'}}
-  programs = _programs(model, 4)
-  yield 'ours', _step(programs)
+  programs = ours.programs(model, 4)
+  yield 'ours', ours.step(programs)
   peer = x_transformers.TransformerWrapper(
     num_tokens=32_000,
     max_seq_len=256,
@@ -135,8 +133,8 @@ def tied_step(dtype: str) -> Iterator[tuple[str, Run]]:
 
 def gpt2_step(dtype: str) -> Iterator[tuple[str, Run]]:
   """The same decoder, nothing shared."""
-  programs = _programs({**DECODER, 'dtype': dtype}, 4)
-  yield 'ours', _step(programs)
+  programs = ours.programs({**DECODER, 'dtype': dtype}, 4)
+  yield 'ours', ours.step(programs)
   peer = transformers.GPT2LMHeadModel(
     transformers.GPT2Config(
       vocab_size=32_000,
@@ -157,8 +155,8 @@ def gpt2_step(dtype: str) -> Iterator[tuple[str, Run]]:
 
 def llama_step(dtype: str) -> Iterator[tuple[str, Run]]:
   """A Llama of that size, nothing shared."""
-  programs = _programs({**DECODER, **LLAMA, 'dtype': dtype}, 4)
-  yield 'ours', _step(programs)
+  programs = ours.programs({**DECODER, **LLAMA, 'dtype': dtype}, 4)
+  yield 'ours', ours.step(programs)
   peer = transformers.LlamaForCausalLM(
     transformers.LlamaConfig(
       vocab_size=32_000,
@@ -188,36 +186,8 @@ CASES: dict[str, Case] = {
 }
 
 
-def _programs(model: dict[str, Any], rows: int) -> Programs:
-  encoder = model.get('family') == 'encoder'
-  config = {
-    'model': model,
-    'train': {'batch_size': rows},
-    'optimizer': {'learning_rate': RATE, 'warmup_steps': 0, 'clip_norm': 0.0},
-    'task': {'name': 'masked_lm' if encoder else 'language_model'},
-  }
-  return Programs(configs.cross(config))
-
-
-def _batch(programs: Programs) -> Any:
-  (shapes,) = programs.batches
-  return programs.put(synthetic.batch(programs.config, shapes))
-
-
 def _tokens(programs: Programs) -> torch.Tensor:
-  return torch.tensor(np.array(_batch(programs)['inputs'])).long()
-
-
-def _step(programs: Programs) -> Run:
-  """Our training step; its state is donated from call to call."""
-  batch, state = _batch(programs), programs.init(jnp.uint32(0))
-  train = programs.train
-
-  def run() -> None:
-    nonlocal state
-    state, _ = jax.block_until_ready(train(state, batch))
-
-  return run
+  return torch.tensor(np.array(ours.batch(programs)['inputs'])).long()
 
 
 def _albert() -> transformers.AlbertConfig:
@@ -250,7 +220,7 @@ def _peers(
   name: str = 'Hugging Face',
 ) -> Iterator[tuple[str, Run]]:
   """A peer's training step, eager and compiled."""
-  optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
+  optimizer = torch.optim.AdamW(network.parameters(), lr=ours.RATE)
   for how, forward in ('eager', network), ('compiled', torch.compile(network)):
 
     def run(forward: Any = forward) -> None:

@@ -1,0 +1,26 @@
+"""Our steps beside those of Hugging Face, x-transformers and PyTorch."""
+
+import os
+from collections.abc import Iterator
+
+from benchmarks.rows import NotHere, Plan, Row, compared
+from benchmarks.turns import measured
+
+
+def rows(plan: Plan) -> Iterator[Row]:
+  """A peer's time over ours, of the cases of `benchmarks/peers.py`.
+
+  Above 1 we are faster; steps are whole, AdamW and metrics among them. Of
+  'products' both multiply the same matrices, which is what the machine can do.
+  """
+  try:
+    from benchmarks import peers
+  except ImportError as error:
+    why = str(error).split('\n')[0]
+    raise NotHere(f'{why}; `./setup.sh peers` installs it') from error
+  peers.torch.set_num_threads(len(os.sched_getaffinity(0)))
+  for name, case in list(peers.CASES.items())[: 1 if plan.quick else None]:
+    taken = measured(case, plan.rounds)
+    for peer in taken:
+      if peer != 'ours':
+        yield compared(f'{name}, {peer}', taken, peer, 'ours')
