@@ -1,9 +1,9 @@
 """Everything that is said of our speed, measured here and written down.
 
-Sections run one after the other, and what is done is in the files before the
-next one starts: a table (ratios; on a GPU medians as well), the same with every
-round's seconds as JSON, and a plot of how a step scales. Of a CPU the table has
-no times: they say more of the machine than of the program.
+Sections run one after the other, and each row is in the files as soon as it is
+known: a table (ratios; on a GPU medians as well), the same with every round's
+seconds as JSON, and a plot of how a step scales. Of a CPU the table has no
+times: they say more of the machine than of the program.
 
 Command: make bench, or
   .venv/bin/python -m benchmarks.suite [--rounds=N] [--out=FOLDER] [SECTION ...]
@@ -81,7 +81,7 @@ class Told:
 def run(
   sections: Mapping[str, Section], plan: Plan, folder: Path
 ) -> dict[str, Told]:
-  """Runs sections in their order, and writes the files after each of them."""
+  """Runs sections in their order, and writes the files after every row."""
   folder.mkdir(parents=True, exist_ok=True)
   machine, told = _machine(), {}
   absolute = machine['backend'] == 'gpu'
@@ -91,6 +91,7 @@ def run(
     try:
       for row in section(plan):
         this.rows.append(row)
+        _write(folder / stem, machine, plan, told)
     except NotHere as error:
       this.failed = f'Not run: {error}.'
     except Exception as error:

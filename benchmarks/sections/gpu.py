@@ -50,7 +50,7 @@ def rows(plan: Plan) -> Iterator[Row]:
   if jax.default_backend() != 'gpu' and not plan.quick:
     raise NotHere('no GPU here')
   square = 256 if plan.quick else SQUARE
-  for name, model in CLASSES.items():
+  for name, model in list(CLASSES.items())[-1 if plan.quick else 0 :]:
     given = {**model, **QUICK} if plan.quick else model
     taken = measured(_contenders(given, square, plan.quick), plan.rounds)
     made = ours.programs(given, ROWS)
