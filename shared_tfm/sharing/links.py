@@ -160,14 +160,16 @@ def _row(stored: jax.Array, row: jax.Array) -> jax.Array:
   return jax.lax.dynamic_index_in_dim(stored, row, axis=0, keepdims=False)
 
 
-@jax.custom_vjp
-def _picked(stored: jax.Array, narrow: jax.Array, row: jax.Array) -> jax.Array:
-  """A row of `narrow`, whose gradient goes to `stored`."""
+def _narrow_row(stored: Any, narrow: Any, row: Any) -> jax.Array:
   return _row(narrow, row).astype(stored.dtype)
 
 
+_picked = jax.custom_vjp(_narrow_row)
+
+
 def _picked_fwd(stored: Any, narrow: Any, row: Any) -> Any:
-  return _picked(stored, narrow, row), (stored, row)
+  # By itself and not by `_picked`, in which no policy would see a movement.
+  return _narrow_row(stored, narrow, row), (stored, row)
 
 
 def _picked_bwd(kept: Any, grad: Any) -> Any:
