@@ -9,7 +9,7 @@ import optax
 import pytest
 from test_stack import assert_close
 
-from shared_tfm.layers import dot
+from shared_tfm.layers import dot, dot_product
 from shared_tfm.layers.cross_entropy import cross_entropy, in_pieces
 from shared_tfm.layers.keep import keep
 
@@ -145,3 +145,39 @@ def test_cross_entropy_of_smoothed_labels():
     optax.softmax_cross_entropy(logits, labels),
     1e-5,
   )
+
+
+@pytest.mark.parametrize(
+  'dtype,head_dim,backend,expected',
+  [
+    ('bfloat16', 64, 'gpu', True),
+    ('float16', 128, 'gpu', True),
+    ('float32', 64, 'gpu', False),
+    ('bfloat16', 60, 'gpu', False),
+    ('bfloat16', 256, 'gpu', False),
+    ('bfloat16', 64, 'cpu', False),
+    ('bfloat16', 64, 'tpu', False),
+  ],
+)
+def test_where_attention_is_fused(dtype, head_dim, backend, expected):
+  assert dot_product.fused(dtype, head_dim, backend) == expected
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('causal', [True, False])
+def test_attention_equals_its_plain_form(dtype, causal, monkeypatch):
+  """Also where cuDNN is asked for and is not there, with grouped heads."""
+  monkeypatch.setattr(dot_product, 'fused', lambda *_: True)
+  q, k, v = (
+    jnp.asarray(draw(i, 2, 5, heads, 8), dtype)
+    for i, heads in enumerate((4, 2, 2))
+  )
+  mask = np.arange(5)[None, None, None] < np.array([3, 5])[:, None, None, None]
+  attend = functools.partial(dot_product.attend, mask=mask, is_causal=causal)
+  found = jax.jit(attend)(q, k, v).astype(jnp.float32)
+  q, k, v = (np.asarray(a, np.float32) for a in (q, k, v))
+  scores = np.einsum('blhk,bmhk->bhlm', q, k.repeat(2, 2)) * 8**-0.5
+  allowed = mask & (np.tril(np.ones((5, 5), bool)) | (not causal))
+  weights = jax.nn.softmax(np.where(allowed, scores, -np.inf))
+  expected = np.einsum('bhlm,bmhk->blhk', weights, v.repeat(2, 2))
+  assert_close(found, expected, 1e-5 if dtype == 'float32' else 0.02)
