@@ -59,13 +59,14 @@ def test_the_fastest_is_tried_first(platform, expected):
 @dataclasses.dataclass
 class Device:
   platform: str
-  bytes_limit: int
+  bytes_limit: int | None
 
   def memory_stats(self):
-    return {'bytes_limit': self.bytes_limit}
+    return self.bytes_limit and {'bytes_limit': self.bytes_limit}
 
 
 def test_the_budget_is_what_the_device_has():
   config = programs_of().config
   assert remat.budget(config, Device('gpu', 1000)) == 900
+  assert remat.budget(config, Device('gpu', None)) == 0
   assert 2**28 < remat.budget(config, Device('cpu', 1000)) < 2**50

@@ -32,7 +32,7 @@ QUICK = {
 }
 ROWS = 8  # of 2048 tokens
 SQUARE = 16_384  # what large products are of
-REMATS = 'dots', 'full'
+REMATS = 'none', 'dots', 'full'
 
 
 def rows(plan: Plan) -> Iterator[Row]:

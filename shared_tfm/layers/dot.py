@@ -1,8 +1,8 @@
-"""The one product of the whole model: narrow operands, float32 sums.
+"""The product of every linear map: narrow operands, float32 sums.
 
-Operands are rounded to the dtype of the computation; results and the gradient
-of what a layer read are rounded once, and a weight's gradient stays in the
-weight's own float32. JAX's own rule would round the gradients of weights too,
+Operands are rounded to the dtype of the computation, and so are results and the
+gradient of what a layer read; a weight's gradient stays in the weight's own
+float32. JAX's own rule would round the gradients of weights too,
 and let narrow operands meet float32 cotangents, for which no machine has a fast
 product.
 """

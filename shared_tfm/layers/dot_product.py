@@ -32,20 +32,6 @@ def mixed(map_BHLM: Any, v_BMHK: jax.Array) -> jax.Array:
   return jnp.einsum('bhlm,bmhk->blhk', map_BHLM, v_BMHK)
 
 
-def fused(dtype: Any, head_dim: int, backend: str) -> bool:
-  """Whether cuDNN has a kernel that never holds all scores (2205.14135).
-
-  It has where numbers have 16 bits and heads are of a multiple of 8, up to 128.
-
-  Args:
-    dtype: of queries, keys and values.
-    head_dim: K.
-    backend: as `jax.default_backend()` names it.
-  """
-  narrow = jnp.dtype(dtype).itemsize == 2
-  return backend == 'gpu' and narrow and head_dim % 8 == 0 and head_dim <= 128
-
-
 def attend(
   q_BLHK: jax.Array,
   k_BMGK: jax.Array,
@@ -55,25 +41,15 @@ def attend(
 ) -> jax.Array:
   """Mixes values: (B, L, H, K). As `jax.nn.dot_product_attention`.
 
-  Which it is, by cuDNN where `fused` says so and cuDNN agrees, and else by XLA;
-  but in float16, for which that asks for a product that XLA has neither on a
-  CPU nor on a TPU, it is written out.
+  Which it is but in float16: there that asks for a product that XLA has neither
+  on a CPU nor on a TPU.
   """
-  dtype, library = q_BLHK.dtype, jax.nn.dot_product_attention
-
-  def by(implementation: str) -> jax.Array:
-    options: Any = {'mask': mask, 'is_causal': is_causal}
-    options['implementation'] = implementation
-    found: jax.Array = library(q_BLHK, k_BMGK, v_BMGK, **options)
+  if q_BLHK.dtype != jnp.float16:
+    library: Any = jax.nn.dot_product_attention
+    found: jax.Array = library(
+      q_BLHK, k_BMGK, v_BMGK, mask=mask, is_causal=is_causal
+    )
     return found
-
-  if fused(dtype, q_BLHK.shape[-1], jax.default_backend()):
-    try:
-      return by('cudnn')
-    except (NotImplementedError, RuntimeError, ValueError):
-      pass  # cuDNN is not there, or is too old for the device or the shapes
-  if dtype != jnp.float16:
-    return by('xla')
   (b, length, h, _), m = q_BLHK.shape, k_BMGK.shape[1]
   allowed = jnp.ones((b, 1, length, m), bool)
   if is_causal:

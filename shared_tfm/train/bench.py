@@ -98,7 +98,8 @@ class Bench:
     peak_bytes: of each device, by the compiler, for the largest step.
     device_peak_bytes: what the first device had in use; None where it does not
       say.
-    compile_seconds: for the training step of every kind.
+    compile_seconds: for the training step of every kind, under each policy of
+      `remat` that was tried.
     cached: whether JAX's persistent cache had all of them that it keeps.
     traced: where a profile was asked for.
   """

@@ -21,7 +21,7 @@ from shared_tfm import accounting
 from shared_tfm.config import Config
 from shared_tfm.errors import need
 from shared_tfm.train import mesh as meshes
-from shared_tfm.train import products, traffic
+from shared_tfm.train import products, remat, traffic
 from shared_tfm.train.profile import Profile
 from shared_tfm.train.programs import Programs, peak
 
@@ -120,7 +120,7 @@ def plan(config: Config, profile: Profile) -> Plan:
   devices = math.prod(mesh.values())
   _virtual(devices)
   if not config.train.memory_gb:
-    held = profile.memory_bytes / 2**30
+    held = remat.MARGIN * profile.memory_bytes / 2**30
     train = dataclasses.replace(config.train, memory_gb=held)
     config = dataclasses.replace(config, train=train)
   programs, start = Programs(config), time.monotonic()

@@ -131,13 +131,20 @@ class Programs:
     budget = remat.budget(self.config, device)
     tried = remat.policies(self.config, device.platform)
     for policy in tried:
-      step = self._shaped(
-        steps.train_step(remat.under(self.config, policy)),
-        trains=True,
-        donate_argnums=0,
-        out_shardings=(self.where, self._whole),
-      )
-      if len(tried) == 1 or hosts.agreed(step.peak_bytes <= budget):
+      try:
+        step = self._shaped(
+          steps.train_step(remat.under(self.config, policy)),
+          trains=True,
+          donate_argnums=0,
+          out_shardings=(self.where, self._whole),
+        )
+        fits = step.peak_bytes <= budget
+      except jax.errors.JaxRuntimeError as error:
+        # A TPU's compiler itself says what does not fit.
+        if policy == tried[-1] or 'RESOURCE_EXHAUSTED' not in str(error):
+          raise
+        fits = False
+      if len(tried) == 1 or hosts.agreed(fits):
         break
     return policy, step
 
@@ -150,7 +157,7 @@ class Programs:
   @functools.cached_property
   def cosines(self) -> Any:
     """(state, batch) -> cosines between visits' gradients, by component."""
-    measure = visits.visit_cosines(self.config)
+    measure = visits.visit_cosines(remat.under(self.config, self.remat))
     return self._shaped(measure, out_shardings=self._whole)
 
   @property

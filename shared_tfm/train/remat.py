@@ -35,13 +35,13 @@ def under(config: Config, policy: str) -> Config:
 def budget(config: Config, device: Any) -> float:
   """Bytes that a training step may take of a device.
 
-  `train.memory_gb`, or a part of what the device has. A CPU has its host's, in
-  equal shares if it stands for several devices.
+  `train.memory_gb`, or a part of what the device has; 0 where it does not say.
+  A CPU has its host's, in equal shares if it stands for several devices.
   """
   if config.train.memory_gb:
     return config.train.memory_gb * 2**30
-  stats = (device.memory_stats() or {}) if device.platform != 'cpu' else {}
-  if 'bytes_limit' in stats:
-    return MARGIN * int(stats['bytes_limit'])
+  if device.platform != 'cpu':
+    stats = device.memory_stats() or {}
+    return MARGIN * int(stats.get('bytes_limit', 0))
   host = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   return MARGIN * host / jax.local_device_count()

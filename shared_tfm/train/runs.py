@@ -22,8 +22,9 @@ from shared_tfm.train import log
 RESULT, CHECKPOINTS, LOCK = 'result.json', 'checkpoints', '.lock'
 logger = logging.getLogger(__name__)
 
-# What may change between a run and its continuation: it alters no weight. So
-# may the mesh, which alters the order of sums, and which dropout is drawn.
+# What may change between a run and its continuation: it alters no weight, or
+# only their last bits. So may the mesh, which alters the order of sums, and
+# which dropout is drawn.
 OBSERVING = {
   'train.eval_every',
   'train.eval_batches',
@@ -34,6 +35,9 @@ OBSERVING = {
   'train.max_skipped',
   'train.visit_gradients_every',
   'data.threads',
+  'train.memory_gb',
+  'model.remat',
+  'model.logits_mb',
 }
 
 
