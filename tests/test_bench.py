@@ -18,7 +18,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from test_configs import CONFIGS, FURTHER
 
-from shared_tfm import accounting, config_file, tasks
+from shared_tfm import accounting, compile_cache, config_file, tasks
 from shared_tfm import config as configs
 from shared_tfm.__main__ import main
 from shared_tfm.report import speed
@@ -215,6 +215,12 @@ def test_a_second_start_finds_its_programs(here):
   assert [cached(), cached()] == [False, True]
   assert list((here / 'home/shared_tfm/compiled').glob('jit_step-*-cache'))
   assert not cached(JAX_ENABLE_COMPILATION_CACHE='false')
+
+
+def test_a_cache_of_the_users_own_is_left_alone():
+  mine = {'JAX_COMPILATION_CACHE_DIR': 'mine'}
+  compile_cache.turn_on(mine)
+  assert mine == {'JAX_COMPILATION_CACHE_DIR': 'mine'}
 
 
 @pytest.mark.slow
