@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from shared_tfm import compile_cache, config_file
 from shared_tfm import config as configs
 from shared_tfm.config import parallel
+from shared_tfm.config.choices import CACHES
 from shared_tfm.errors import BadInput, Diverged, Interrupted, need
 
 # What a disk may refuse, without saying in which file.
@@ -86,11 +87,24 @@ def parser() -> Parser:
   evaluated.add_argument(
     '--predictions', type=Path, metavar='FOLDER', help='where to write them'
   )
-  generated.add_argument('--prompt', required=True)
-  generated.add_argument('--tokens', type=int, default=64)
+  generated.add_argument(
+    '--prompt', required=True, action='append', help='may be given repeatedly'
+  )
+  generated.add_argument('--tokens', type=int, default=64, help='at most')
   generated.add_argument('--temperature', type=float, default=0.0)
   generated.add_argument('--top_k', type=int, default=0)
+  generated.add_argument('--top_p', type=float, default=1.0)
+  generated.add_argument('--repetition_penalty', type=float, default=1.0)
   generated.add_argument('--seed', type=int, default=0)
+  generated.add_argument(
+    '--stop', action='append', default=[], help='text to end before'
+  )
+  generated.add_argument(
+    '--beam', type=int, default=0, help='hypotheses of beam search'
+  )
+  generated.add_argument(
+    '--cache', choices=CACHES, default='visit', help='what is kept apart'
+  )
   built = verb(prepare)
   built.add_argument('name', metavar='NAME', help='such as mnist or glue/mrpc')
   built.add_argument('--path', default='', help="TFDS's data_dir")
@@ -205,29 +219,32 @@ def evaluate(args: Any, overrides: Sequence[str]) -> None:
 
 def generate(args: Any, overrides: Sequence[str]) -> None:
   """Continue a prompt with a trained run, or translate it."""
-  from shared_tfm.infer import beam, sampling
+  from shared_tfm.infer import terminal
+  from shared_tfm.infer.choice import Sampling
   from shared_tfm.tasks import make, prepare
   from shared_tfm.train import loop
 
   _no(overrides)
   config, state = loop.load(args.workdir, args.checkpoint)
   tokenizer = prepare(config, args.workdir).tokenizer
-  variables = {'params': state.params, **state.variables}
-  prompt = make(config).prompt(args.prompt, tokenizer)
-  if config.model.family == 'encoder_decoder':
-    print(tokenizer.decode(beam.best(config, variables, prompt, tokenizer.eos)))
-    return
-  added = sampling.generate(
+  terminal.write(
     config,
-    variables,
-    prompt,
+    {'params': state.params, **state.variables},
+    tokenizer,
+    args.prompt,
+    [make(config).prompt(prompt, tokenizer) for prompt in args.prompt],
     args.tokens,
-    args.temperature,
-    args.top_k,
-    args.seed,
+    Sampling(
+      args.temperature,
+      args.top_k,
+      args.top_p,
+      args.repetition_penalty,
+      args.seed,
+    ),
+    args.stop,
+    args.beam,
+    args.cache,
   )
-  ends = list(added).index(tokenizer.eos) if tokenizer.eos in added else None
-  print(args.prompt + tokenizer.decode(added[:ends]))
 
 
 def prepare(args: Any, overrides: Sequence[str]) -> None:

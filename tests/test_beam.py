@@ -230,3 +230,39 @@ def test_what_beam_search_cannot_do():
     BadInput, match=r'an encoder_decoder, got model.family de'
   ):
     beam.beam_search(decoder, {}, SOURCES, MASK, START, EOS, 4, 2, 0.6)
+
+
+def test_a_decoders_prompts_are_continued():
+  """Prompts of two lengths, against every continuation of 3 tokens."""
+  config = configs.cross(
+    {
+      'model': {
+        'num_layers': 2,
+        'd_model': 16,
+        'num_heads': 2,
+        'max_len': 8,
+        'vocab_size': VOCAB,
+      }
+    }
+  )
+  model = build(config)
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), int))
+  variables = jax.tree.map(lambda a: 2.5 * a, variables)
+  prompts = [np.array([1, 0, 2]), np.array([4])]
+  found = beam.best_continuations(config, variables, prompts, 3, EOS, 80)
+  texts = [
+    each[: each.index(EOS) + 1] if EOS in each else each
+    for each in itertools.product(range(VOCAB), repeat=3)
+  ]
+  texts = sorted({each for each in texts if EOS in each})
+  for prompt, best in zip(prompts, found, strict=True):
+    rows = [(*prompt, *each, *(0,) * (3 - len(each))) for each in texts]
+    logp = jax.nn.log_softmax(model.apply(variables, jnp.array(rows)))
+    scores = [
+      sum(logp[row, len(prompt) - 1 + i, t] for i, t in enumerate(each))
+      / beam.penalty(len(each), config.task.length_penalty)
+      for row, each in enumerate(texts)
+    ]
+    assert (*best.tolist(), EOS) == texts[int(np.argmax(scores))]
+  with pytest.raises(BadInput, match='a prompt of 3 tokens and 6 more exceed'):
+    beam.best_continuations(config, variables, prompts, 6, EOS, 2)

@@ -1,5 +1,6 @@
 """Generation against a plain loop, and what is drawn against probabilities."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,6 +11,8 @@ import pytest
 from shared_tfm import config
 from shared_tfm.errors import BadInput
 from shared_tfm.infer import sampling
+from shared_tfm.infer.choice import Choice, Sampling, choose
+from shared_tfm.infer.pieces import Pieces
 from shared_tfm.model import build
 
 V, L = 16, 32
@@ -55,7 +58,10 @@ def constant():
 
 
 def generate(made, variables, tokens, prompt=PROMPT, **how):
-  return sampling.generate(made, variables, prompt, tokens, **how)
+  (added,) = sampling.generate(
+    made, variables, [prompt], tokens, Sampling(**how)
+  )
+  return added
 
 
 @pytest.mark.slow
@@ -171,9 +177,130 @@ def test_what_cannot_be_continued():
     ({'temperature': float('nan')}, 'temperature must be at least 0, got nan'),
     ({'top_k': V + 1}, f'top_k must be 0 to {V}, got {V + 1}'),
     ({'top_k': -1}, f'top_k must be 0 to {V}, got -1'),
+    ({'top_p': 0.0}, 'top_p must be above 0 and at most 1, got 0.0'),
+    ({'top_p': 1.5}, 'top_p must be above 0 and at most 1, got 1.5'),
+    ({'repetition_penalty': 0.0}, 'repetition_penalty must be above 0'),
+    ({'seed': -1}, 'seed must be 0 to'),
   ]:
     with pytest.raises(BadInput, match=rule):
       generate(made, variables, 1, **how)
   encoder, variables = model(family='encoder')
   with pytest.raises(BadInput, match='needs a decoder, got an encoder'):
     generate(encoder, variables, 1)
+
+
+PROMPTS = [PROMPT, np.array([7]), np.array([2, 2, 9]), PROMPT[::-1]]
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_a_text_is_the_same_alone_and_among_others(temperature):
+  made, variables = model('rotary')
+  how = Sampling(temperature, top_k=12, top_p=0.95, repetition_penalty=1.2)
+  together = sampling.generate(made, variables, PROMPTS, 20, how)
+  assert len({tuple(added.tolist()) for added in together}) > 1
+  for row, (prompt, added) in enumerate(zip(PROMPTS, together, strict=True)):
+    alone = dataclasses.replace(how, seed=row)
+    (expected,) = sampling.generate(made, variables, [prompt], 20, alone)
+    np.testing.assert_array_equal(added, expected)
+
+
+def test_a_stream_tells_what_is_there_already():
+  made, variables = model()
+  how = Sampling(1.0, seed=3)
+  (at_once,) = sampling.generate(made, variables, [PROMPT], 7, how)
+  pieces = sampling.stream(made, variables, [PROMPT], 7, how, every=3)
+  told = [added.tolist() for (added,) in pieces]
+  assert told == [at_once[:end].tolist() for end in (3, 6, 7)]
+
+
+def test_a_text_ends_at_its_eos_and_others_go_on():
+  made, variables = model('rotary')
+  how = Sampling(1.0)
+  free = sampling.generate(made, variables, PROMPTS, 20, how)
+  eos = int(free[1][4])
+  ended = sampling.generate(made, variables, PROMPTS, 20, how, eos)
+  for added, expected in zip(ended, free, strict=True):
+    at = [*np.flatnonzero(expected == eos), 19][0]
+    assert added.tolist() == expected[: at + 1].tolist()
+  assert len({len(added) for added in ended}) > 1
+
+
+def chosen(logits, text=(0,), **how):
+  """The distribution of the next token, by 4,000 seeds."""
+  rows = 4000
+  choice = Choice.of([Sampling(**how, seed=seed) for seed in range(rows)])
+  found = jax.jit(choose)(
+    choice,
+    jnp.broadcast_to(jnp.array(logits, jnp.float32), (rows, len(logits))),
+    jnp.broadcast_to(jnp.array(text), (rows, len(text))),
+    jnp.full(rows, len(text)),
+  )
+  return np.bincount(found, minlength=len(logits)) / rows
+
+
+def test_the_nucleus_is_the_fewest_that_have_the_probability():
+  p = np.array([0.1, 0.4, 0.05, 0.25, 0.2])
+  how = {'temperature': 1.0, 'text': (2,)}
+  for top_p, kept in [
+    (0.3, [1]),
+    (0.5, [1, 3]),
+    (0.8, [1, 3, 4]),
+    (1.0, p > 0),
+  ]:
+    expected = np.zeros(5)
+    expected[kept] = p[kept]
+    expected /= expected.sum()
+    found = chosen(np.log(p), top_p=top_p, **how)
+    assert ((found > 0) == (expected > 0)).all()
+    np.testing.assert_allclose(found, expected, atol=0.03)
+  both = chosen(np.log(p), top_k=2, top_p=0.7, **how)  # 0.4 / 0.65 < 0.7
+  assert (both > 0).tolist() == [False, True, False, True, False]
+
+
+def test_what_was_said_is_penalised():
+  logits = np.array([2.0, 1.9, -1.0, -1.1])
+  said = {'text': (0, 2, 3), 'temperature': 1.0, 'repetition_penalty': 2.0}
+  expected = softmax(np.array([1.0, 1.9, -2.0, -2.2]))
+  np.testing.assert_allclose(chosen(logits, **said), expected, atol=0.03)
+  greedy = {'text': (0, 2), 'repetition_penalty': 1.1}
+  assert chosen(logits, **greedy).argmax() == 1
+  assert chosen(logits, text=(2,)).argmax() == 0
+
+
+def test_rows_choose_by_rules_of_their_own():
+  logits = jnp.log(jnp.array([[0.1, 0.5, 0.4]] * 3))
+  how = [Sampling(), Sampling(5.0, top_k=1, seed=1), Sampling(1e3, seed=3)]
+  found = {
+    tuple(
+      choose(
+        Choice.of([dataclasses.replace(h, seed=seed) for h in how]),
+        logits,
+        jnp.zeros((3, 1), jnp.int32),
+        jnp.ones(3, jnp.int32),
+      ).tolist()
+    )
+    for seed in range(20)
+  }
+  assert {(a, b) for a, b, _ in found} == {(1, 1)}
+  assert {c for _, _, c in found} == {0, 1, 2}
+
+
+def decode(tokens):
+  return bytes(tokens).decode(errors='replace')
+
+
+def told(text, stop=(), last=True):
+  """What is told after each byte, and in the end."""
+  tokens, pieces = np.frombuffer(text.encode(), np.uint8), Pieces(decode, stop)
+  found = [pieces.add(tokens[:end]) for end in range(1, len(tokens) + 1)]
+  return [*found, pieces.add(tokens, last=last)], pieces.over
+
+
+def test_pieces_hold_back_what_is_not_certain():
+  assert told('aé!') == (['a', '', 'é', '!', ''], False)
+  found, over = told('one. two. three', stop=['. t', 'zz', ''])
+  assert ''.join(found) == 'one' and over
+  assert found[3:5] == ['', '']  # '.' and '. ' may be its start
+  found, over = told('one. Two. ', stop=['. t'])
+  assert ''.join(found) == 'one. Two. ' and not over
+  assert found[-1] == '. '

@@ -1,5 +1,7 @@
 """What the fields of a configuration that name something may hold."""
 
+CACHES = ('visit', 'first', 'owner')  # see model/kept.py
+
 CHOICES = {
   'task.name': (
     '',

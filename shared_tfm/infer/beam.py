@@ -1,10 +1,11 @@
-"""Beam search: the likeliest texts that an encoder-decoder makes of a source.
+"""Beam search: the likeliest texts behind a prompt, or of a source.
 
 Shape letters besides the model's: K hypotheses of a sentence (the beam), T
 places of a text with its start in front, C = 2K candidates of a step.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -14,9 +15,10 @@ import numpy as np
 
 from shared_tfm.config import Config
 from shared_tfm.errors import need
+from shared_tfm.infer.decoding import Texts, begun
+from shared_tfm.infer.sampling import check, padded
 from shared_tfm.model import build
-
-SHORTEST = 8  # the length that texts are first computed at
+from shared_tfm.model.kept import repeated, rows_of
 
 
 class Beams(flax.struct.PyTreeNode):
@@ -28,6 +30,8 @@ class Beams(flax.struct.PyTreeNode):
     scores_BK: their log-probabilities; -inf: there is none.
     ended_BKT: tokens of those that have ended, with their eos.
     ended_BK: their log-probabilities over the length penalty; -inf: none.
+    logits_BKV: of what follows the open ones.
+    kept: keys and values of the open ones; see model/kept.py.
   """
 
   place: jax.Array
@@ -35,6 +39,8 @@ class Beams(flax.struct.PyTreeNode):
   scores_BK: jax.Array
   ended_BKT: jax.Array
   ended_BK: jax.Array
+  logits_BKV: jax.Array
+  kept: Any
 
   @property
   def over_B(self) -> jax.Array:
@@ -63,8 +69,7 @@ def beam_search(
   that end are kept if they are among the K best, and the K best of the others
   go on. It is over when K have ended. Beam size 1 is greedy.
 
-  The source is encoded once. The target so far is computed anew for every
-  token, at a length that is doubled when it is full.
+  The source is encoded once, and keys and values are kept.
 
   Args:
     config: of an encoder-decoder.
@@ -95,36 +100,97 @@ def beam_search(
     max_len <= m.max_len,
     f'the most tokens of a text, {max_len}, exceed model.max_len {m.max_len}',
   )
-  model = build(config)
-  encoded: Any = model.apply(
-    variables, source_BS, source_mask_BS, method='encoded'
+  texts = begun(
+    config,
+    variables,
+    jnp.full((len(source_BS), 1), start, jnp.int32),
+    jnp.ones(len(source_BS), jnp.int32),
+    jnp.full(len(source_BS), max_len + 1, jnp.int32),
+    places=max_len + 1,
+    source_BS=source_BS,
+    source_mask_BS=source_mask_BS,
   )
-  memory_NSD = jnp.repeat(encoded.hidden_XBLD[-1], beam_size, axis=0)
-  mask_NS = jnp.repeat(source_mask_BS, beam_size, axis=0)
+  there_B = jnp.any(source_mask_BS, axis=1)
+  return _search(
+    config, variables, texts, there_B, eos, max_len, beam_size, alpha
+  )
 
-  def step(length: int, beams: Beams) -> Beams:
-    tokens_NT = beams.texts_BKT[..., :length].reshape(-1, length)
-    logits_NV: Any = model.apply(
+
+@functools.partial(jax.jit, static_argnames=('config', 'most', 'beam_size'))
+def continuations(
+  config: Config,
+  variables: Any,
+  prompts_BT: jax.Array,
+  length_B: jax.Array,
+  eos: int,
+  most: int,
+  beam_size: int,
+  alpha: float,
+) -> tuple[jax.Array, jax.Array]:
+  """As `beam_search`: the best continuations of a decoder's prompts.
+
+  Args:
+    config: of a decoder.
+    variables: the model's, 'params' among them.
+    prompts_BT: tokens, with anything behind the shorter ones.
+    length_B: how many each prompt has; at least one.
+    eos: the token that ends a text.
+    most: the most tokens to add, the eos counted; max_len of the other.
+    beam_size: K.
+    alpha: of the length penalty, which counts added tokens; 0 for none.
+
+  Raises:
+    BadInput: no decoder, or a length beyond the model's.
+  """
+  m, t = config.model, prompts_BT.shape[1]
+  need(m.family == 'decoder', f'continuations needs a decoder, got {m.family}')
+  need(
+    t + most <= m.max_len,
+    f'prompts of up to {t} tokens and {most} more exceed model.max_len'
+    f' {m.max_len}',
+  )
+  end_B = length_B + most
+  texts = begun(config, variables, prompts_BT, length_B, end_B, places=t + most)
+  every_B = jnp.ones(len(length_B), bool)
+  return _search(config, variables, texts, every_B, eos, most, beam_size, alpha)
+
+
+def _search(
+  config: Config,
+  variables: Any,
+  texts: Texts,
+  there_B: jax.Array,
+  eos: Any,
+  most: int,
+  size: int,
+  alpha: Any,
+) -> tuple[jax.Array, jax.Array]:
+  """Searches behind texts that have begun, where there is anything to find."""
+  model, b = build(config), len(there_B)
+  rows_B1 = size * jnp.arange(b)[:, None]
+
+  def step(beams: Beams) -> Beams:
+    logp_BKV = jax.nn.log_softmax(beams.logits_BKV)
+    beams, parent_BK = _lengthened(beams, logp_BKV, eos, alpha)
+    tokens_N1 = beams.texts_BKT[:, :, beams.place].reshape(-1, 1)
+    length_N1 = jnp.repeat(texts.length_B, size)[:, None]
+    logits_NV, kept = model.apply(
       variables,
-      tokens_NT,
-      beams.place,
-      memory_BSD=memory_NSD,
-      source_mask_BS=mask_NS,
+      tokens_N1,
+      length_N1 + beams.place - 1,
+      jnp.ones(tokens_N1.shape, bool),
+      rows_of(beams.kept, (rows_B1 + parent_BK).reshape(-1)),
       method='following',
     )
-    logits_BKV = logits_NV.reshape(*beams.scores_BK.shape, -1)
-    return _lengthened(beams, jax.nn.log_softmax(logits_BKV), eos, alpha)
+    return beams.replace(logits_BKV=logits_NV.reshape(b, size, -1), kept=kept)
 
-  def room(length: int, beams: Beams) -> jax.Array:
-    return (beams.place < length) & ~jnp.all(beams.over_B)
+  def going(beams: Beams) -> jax.Array:
+    return (beams.place < most) & ~jnp.all(beams.over_B)
 
-  beams = _first(source_mask_BS, start, max_len, beam_size)
-  for length in _lengths(max_len):
-    beams = jax.lax.while_loop(
-      functools.partial(room, length), functools.partial(step, length), beams
-    )
+  beams = _first(texts, there_B, most, size)
+  beams = jax.lax.while_loop(going, step, beams)
   none_B11 = jnp.all(beams.ended_BK == -jnp.inf, axis=1)[:, None, None]
-  cut_BK = beams.scores_BK / penalty(max_len, alpha)
+  cut_BK = beams.scores_BK / penalty(most, alpha)
   return (
     jnp.where(none_B11, beams.texts_BKT, beams.ended_BKT)[..., 1:],
     jnp.where(none_B11[..., 0], cut_BK, beams.ended_BK),
@@ -132,7 +198,7 @@ def beam_search(
 
 
 def best(
-  config: Config, variables: Any, source: np.ndarray, eos: int
+  config: Config, variables: Any, source: np.ndarray, eos: int, size: int = 0
 ) -> np.ndarray:
   """The best text of one source, as the config's task would have it.
 
@@ -141,6 +207,7 @@ def best(
     variables: the model's, 'params' among them.
     source: token ids.
     eos: the token that texts begin and end with.
+    size: of the beam; 0: the task's.
 
   Returns:
     Token ids without the eos.
@@ -164,10 +231,48 @@ def best(
     eos,
     eos,
     task.max_decode or data.seq_len,
-    task.beam_size,
+    size or task.beam_size,
     task.length_penalty,
   )
   return until(np.asarray(tokens_1KL[0, 0]), eos)
+
+
+def best_continuations(
+  config: Config,
+  variables: Any,
+  prompts: Sequence[np.ndarray],
+  tokens: int,
+  eos: int,
+  size: int,
+) -> list[np.ndarray]:
+  """The best continuation of each prompt, with the task's length penalty.
+
+  Args:
+    config: of a decoder.
+    variables: the model's, 'params' among them.
+    prompts: token ids, at least one each.
+    tokens: the most to add.
+    eos: the token at which a text ends.
+    size: of the beam.
+
+  Returns:
+    Token ids without the eos.
+
+  Raises:
+    BadInput: as `sampling.generate`.
+  """
+  check(config, prompts, tokens)
+  found_BKL, _ = continuations(
+    config,
+    variables,
+    padded(prompts, config.model.max_len - tokens),
+    np.array([len(prompt) for prompt in prompts], np.int32),
+    eos,
+    tokens,
+    size,
+    config.task.length_penalty,
+  )
+  return [until(tokens_L, eos) for tokens_L in np.asarray(found_BKL[:, 0])]
 
 
 def until(tokens: np.ndarray, eos: int) -> np.ndarray:
@@ -180,31 +285,30 @@ def penalty(length: Any, alpha: Any) -> Any:
   return ((5.0 + length) / 6.0) ** alpha
 
 
-def _lengths(max_len: int) -> list[int]:
-  """8, 16, 32, ... below the most, and the most."""
-  found = [SHORTEST]
-  while found[-1] < max_len:
-    found.append(2 * found[-1])
-  return [*found[:-1], max_len]
-
-
-def _first(mask_BS: jax.Array, start: Any, max_len: int, k: int) -> Beams:
-  """One hypothesis with no token yet, of the sources that there are."""
-  texts_BKT = jnp.full((len(mask_BS), k, max_len + 1), start, jnp.int32)
-  first_BK = jnp.any(mask_BS, axis=1)[:, None] & (jnp.arange(k) == 0)[None]
+def _first(texts: Texts, there_B: jax.Array, most: int, k: int) -> Beams:
+  """One hypothesis with no token yet, where there is anything to find."""
+  last_B1 = texts.length_B[:, None] - 1
+  start_B11 = jnp.take_along_axis(texts.text_BM, last_B1, axis=1)[:, :, None]
+  texts_BKT = jnp.broadcast_to(start_B11, (len(there_B), k, most + 1))
+  first_BK = there_B[:, None] & (jnp.arange(k) == 0)[None]
   return Beams(
     place=jnp.zeros((), jnp.int32),
     texts_BKT=texts_BKT,
     scores_BK=jnp.where(first_BK, 0.0, -jnp.inf),
     ended_BKT=texts_BKT,
     ended_BK=jnp.full(texts_BKT.shape[:2], -jnp.inf),
+    logits_BKV=jnp.repeat(texts.logits_BV[:, None], k, axis=1),
+    kept=repeated(texts.kept, k),
   )
 
 
 def _lengthened(
   beams: Beams, logp_BKV: jax.Array, eos: Any, alpha: Any
-) -> Beams:
-  """The beams with one more token; those that are over stay as they are."""
+) -> tuple[Beams, jax.Array]:
+  """The beams with one more token, and which of them each open one was.
+
+  Those that are over stay as they are.
+  """
   b, k, v = logp_BKV.shape
   place = beams.place + 1
   scores_BKV = beams.scores_BK[..., None] + logp_BKV
@@ -228,13 +332,14 @@ def _lengthened(
     over_B = beams.over_B.reshape(-1, *(1,) * (new.ndim - 1))
     return jnp.where(over_B, old, new)
 
-  return Beams(
-    place,
-    kept(beams.texts_BKT, _picked(texts_BCT, rows_BK)),
-    kept(beams.scores_BK, open_BK),
-    kept(beams.ended_BKT, ended_BKT),
-    kept(beams.ended_BK, ended_BK),
+  lengthened = beams.replace(
+    place=place,
+    texts_BKT=kept(beams.texts_BKT, _picked(texts_BCT, rows_BK)),
+    scores_BK=kept(beams.scores_BK, open_BK),
+    ended_BKT=kept(beams.ended_BKT, ended_BKT),
+    ended_BK=kept(beams.ended_BK, ended_BK),
   )
+  return lengthened, jnp.take_along_axis(index_BC // v, rows_BK, axis=1)
 
 
 def _picked(texts_BNT: jax.Array, rows_BM: jax.Array) -> jax.Array:

@@ -45,20 +45,11 @@ class Attention(nn.Module):
     Returns:
       The mixed values, (B, L, D), and what was made or reused for them.
     """
-    earlier = context.map
-    if earlier is not None:
-      map_BHLL = nn.cond(
-        earlier.own,
-        lambda self: self._map(x_BLD, context),
-        lambda _: earlier.made,
-        self,
-      )
-      mixed_BLHK = self._mix(map_BHLL, self._value(x_BLD, context))
-      left = Left(map=map_BHLL)
+    if context.map is not None:
+      mixed_BLHK, left = self._attend_by_map(x_BLD, context)
     else:
       kv = self._keys_values(x_BLD, context)
-      mixed_BLHK = self._attend(self._query(x_BLD, context), kv, context)
-      left = Left(kv=kv)
+      mixed_BLHK, left = self._attend(self._query(x_BLD, context), kv, context)
     mixed_BLHK = keep(mixed_BLHK, PRODUCTS)
     return self.out(mixed_BLHK.reshape(*x_BLD.shape[:2], -1)), left
 
@@ -92,17 +83,24 @@ class Attention(nn.Module):
       return own(self)
     return nn.cond(kv.own, own, lambda _: kv.made, self)
 
-  def _attend(self, q_BLHK: jax.Array, kv: Any, context: Context) -> jax.Array:
-    if context.past is not None:
-      return self._attend_to_past(q_BLHK, kv, context)
+  def _attend(
+    self, q_BLHK: jax.Array, kv: Any, context: Context
+  ) -> tuple[jax.Array, Left]:
     mask_BL = context.mask_BL
-    return dot_product.attend(
+    if context.cache is not None:
+      cache = context.cache.added(kv[0], kv[1], context.positions_BL, mask_BL)
+      mixed_BLHK = cache.attend(q_BLHK, context.positions_BL)
+      return mixed_BLHK, Left(kv=kv, cache=cache.cache)
+    if context.past is not None:
+      return self._attend_to_past(q_BLHK, kv, context), Left(kv=kv)
+    mixed_BLHK = dot_product.attend(
       q_BLHK,
       kv[0],
       kv[1],
       mask=None if mask_BL is None else mask_BL[:, None, None, :],
       is_causal=self.model.causal,
     )
+    return mixed_BLHK, Left(kv=kv)
 
   def _attend_to_past(
     self, q_BLHK: jax.Array, kv: Any, context: Context
@@ -128,6 +126,33 @@ class Attention(nn.Module):
       joined(kv[1], past.made[1]),
       mask=seen_BLRL.reshape(b, 1, length, -1),
     )
+
+  def _attend_by_map(
+    self, x_BLD: jax.Array, context: Context
+  ) -> tuple[jax.Array, Left]:
+    """Mixes values by weights that may be an earlier layer's."""
+    earlier: Any = context.map
+    v_BLGK, cache = self._value(x_BLD, context), context.cache
+    if cache is not None:
+      k_BLGK = nn.cond(
+        earlier.own,
+        lambda self: self._key(x_BLD, context),
+        lambda _: jnp.zeros_like(v_BLGK),
+        self,
+      )
+      cache = cache.added(k_BLGK, v_BLGK, context.positions_BL, context.mask_BL)
+
+    def own(self: 'Attention') -> jax.Array:
+      if cache is None:
+        return self._map(x_BLD, context)
+      positions_BL = context.positions_BL
+      return cache.weights(self._query(x_BLD, context), positions_BL)
+
+    map_BHLM = nn.cond(earlier.own, own, lambda _: earlier.made, self)
+    if cache is not None:
+      left = Left(map=map_BHLM, cache=cache.cache)
+      return cache.mixed(map_BHLM), left
+    return self._mix(map_BHLM, v_BLGK), Left(map=map_BHLM)
 
   def _map(self, x_BLD: jax.Array, context: Context) -> jax.Array:
     """The attention weights, (B, H, L, L)."""

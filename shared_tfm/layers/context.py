@@ -5,6 +5,8 @@ from typing import Any
 import flax.struct
 import jax
 
+from shared_tfm.layers.cache import Slots
+
 
 class Reuse(flax.struct.PyTreeNode):
   """An activation that an earlier layer may have made already.
@@ -47,6 +49,10 @@ class Context(flax.struct.PyTreeNode):
     map: attention weights to be reused, (B, H, L, L); None: none ever are.
     past: keys and values of earlier loops, to be attended to besides the own
       ones; None: they never are.
+    cache: keys and values of earlier tokens, to be attended to besides the own
+      ones, and where those go; None: the sequence is whole.
+    source: the same of the memory: written where there is a memory, and read
+      in its place where there is none.
   """
 
   positions_BL: jax.Array
@@ -59,6 +65,8 @@ class Context(flax.struct.PyTreeNode):
   kv: Reuse | None = None
   map: Reuse | None = None
   past: Past | None = None
+  cache: Slots | None = None
+  source: Slots | None = None
 
   def read_by_keys(self, x_BLD: jax.Array) -> jax.Array:
     """What keys are given, beside a sublayer's input `x_BLD`."""
@@ -79,9 +87,13 @@ class Left(flax.struct.PyTreeNode):
   Attributes:
     kv: the keys and values it attended with.
     map: the attention weights, where the context has a map; else None.
+    cache: the context's, with the sequence's own keys and values; else None.
+    source: the context's, with the memory's.
     observed: what somebody outside wants to know of this visit, by name.
   """
 
   kv: Any = None
   map: Any = None
+  cache: Any = None
+  source: Any = None
   observed: dict[str, jax.Array] = flax.struct.field(default_factory=dict)

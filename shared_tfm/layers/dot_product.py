@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_NEVER = -1e30  # a score, in float32, that softmax turns into 0
+NEVER = -1e30  # a score, in float32, that softmax turns into 0
 
 
 def weights(
@@ -23,7 +23,7 @@ def weights(
   scores = jnp.einsum(
     'blhk,bmhk->bhlm', q_BLHK, k_BMHK, preferred_element_type=jnp.float32
   )
-  scores = jnp.where(allowed, scores * q_BLHK.shape[-1] ** -0.5, _NEVER)
+  scores = jnp.where(allowed, scores * q_BLHK.shape[-1] ** -0.5, NEVER)
   return jax.nn.softmax(scores, axis=-1).astype(q_BLHK.dtype)
 
 

@@ -64,6 +64,7 @@ class Embedding(nn.Module):
     mask_BL: jax.Array | None = None,
     types_BL: jax.Array | None = None,
     table: 'Embedding | None' = None,
+    kept: dict[str, Any] | None = None,
   ) -> jax.Array:
     """Embeds tokens.
 
@@ -74,6 +75,8 @@ class Embedding(nn.Module):
       types_BL: segment types; None for all zero.
       table: whose token table is read; None: this embedding's own, which it
         has only then.
+      kept: 'embedding' in it is what a small layer kept of the tokens in front
+        of these, and is replaced by what it keeps now; None: of none.
 
     Returns:
       (B, L, D) in `model.dtype`.
@@ -93,7 +96,12 @@ class Embedding(nn.Module):
       x_BLE = self.norm(x_BLE, mask_BL)
     x_BLE = self.drop(x_BLE)
     if m.embed_project == 'safe':
-      return self.project(x_BLE, Context(positions_BL, mask_BL))
+      cache = None if kept is None else kept['embedding']
+      context = Context(positions_BL, mask_BL, cache=cache)
+      x_BLD, left = self.project(x_BLE, context)
+      if kept is not None:
+        kept['embedding'] = kept['embedding'].replace(cache=left.cache)
+      return x_BLD
     return self.project(x_BLE) if m.embed_dim != m.d_model else x_BLE
 
 

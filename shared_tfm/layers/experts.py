@@ -140,7 +140,7 @@ class SwitchHead(Attention):
     v_BLGCK = v_TCK.reshape(*source.gates_BLHC.shape, m.head_dim)
     v_BLGK = jnp.einsum('blgck,blgc->blgk', v_BLGCK, source.gates_BLHC)
     kv = self._key(x_BLD, context), v_BLGK
-    mixed_BLHK = self._attend(self._query(x_BLD, context), kv, context)
+    mixed_BLHK, left = self._attend(self._query(x_BLD, context), kv, context)
     out_TCD = _by_experts(
       self.out,
       mixed_BLHK.reshape(-1, m.head_dim),  # a row for every head
@@ -151,8 +151,7 @@ class SwitchHead(Attention):
       out_TCD.reshape(*target.gates_BLHC.shape, d),
       target.gates_BLHC,
     )
-    return y_BLD, Left(
-      kv=kv,
+    return y_BLD, left.replace(
       observed={
         **_named('attention.value_router', source),
         **_named('attention.out_router', target),
@@ -194,13 +193,13 @@ class MixtureOfHeads(Attention):
     q_BLCGK = q_SF[where.place_TC].reshape(b, length, top_k, g, k)
     q_BLHK = q_BLCGK.swapaxes(2, 3).reshape(b, length, -1, k)
     kv = self._key(x_BLD, context), self._value(x_BLD, context)
-    mixed_BLHK = self._attend(self._rotated(q_BLHK, context), kv, context)
+    mixed_BLHK, left = self._attend(self._rotated(q_BLHK, context), kv, context)
     mixed_BLGCK = mixed_BLHK.reshape(b, length, g, top_k, k)
     mixed_SF = mixed_BLGCK.swapaxes(2, 3).reshape(-1, g * k)[where.order_S]
     out_TCD = self.out(mixed_SF, where.sizes_M)[where.place_TC]
     y_TD = jnp.einsum('tcd,tc->td', out_TCD, gates_TC)
-    return y_TD.reshape(x_BLD.shape), Left(
-      kv=kv, observed=_named('attention.router', routing)
+    return y_TD.reshape(x_BLD.shape), left.replace(
+      observed=_named('attention.router', routing)
     )
 
 

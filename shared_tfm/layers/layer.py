@@ -95,7 +95,8 @@ class Layer(nn.Module):
       if name == 'attention':
         y_BLD, left = self.attention(y_BLD, self._attending(context))
       elif name == 'cross_attention':
-        y_BLD, _ = self.cross_attention(y_BLD, context)
+        y_BLD, kept = self.cross_attention(y_BLD, context)
+        left = left.replace(source=kept.source)
       elif m.experts.num_ff:
         y_BLD, observed = self.feed_forward(y_BLD, context)
         left = left.replace(observed={**left.observed, **observed})

@@ -4,10 +4,12 @@ import dataclasses
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from shared_tfm.config import Model
 from shared_tfm.layers.attention import Attention
-from shared_tfm.layers.context import Context
+from shared_tfm.layers.cache import Cache, Slots
+from shared_tfm.layers.context import Context, Left
 from shared_tfm.layers.feed_forward import FeedForward
 from shared_tfm.layers.linear import linear
 from shared_tfm.layers.norm import Norm
@@ -34,12 +36,26 @@ class Safe(nn.Module):
     self.feed_forward_norm = Norm(m, self.train)
     self.drop = nn.Dropout(m.dropout, deterministic=not self.train)
 
-  def __call__(self, x_BLE: jax.Array, context: Context) -> jax.Array:
-    """(B, L, E) to (B, L, D)."""
+  def __call__(
+    self, x_BLE: jax.Array, context: Context
+  ) -> tuple[jax.Array, Left]:
+    """(B, L, E) to (B, L, D), and what attention leaves behind."""
     mask_BL = context.mask_BL
-    y_BLE, _ = self.attention(x_BLE, context)
+    y_BLE, left = self.attention(x_BLE, context)
     x_BLE = self.attention_norm(x_BLE + self.drop(y_BLE), mask_BL)
-    return self.feed_forward_norm(self.drop(self.feed_forward(x_BLE)), mask_BL)
+    x_BLD = self.feed_forward(x_BLE)
+    return self.feed_forward_norm(self.drop(x_BLD), mask_BL), left
+
+  @staticmethod
+  def empty(model: Model, batch: int, places: int) -> Slots:
+    """What is kept of no tokens; arguments as of `Backbone.empty`."""
+    m = small(model)
+    dtype = jnp.dtype(m.dtype)
+    sizes = batch, m.num_kv_heads, places, m.head_dim
+    zero = jnp.zeros((), jnp.int32)
+    return Slots(
+      Cache.empty(1, *sizes, dtype), zero, zero[None], jnp.ones(1, bool)
+    )
 
 
 def small(model: Model) -> Model:

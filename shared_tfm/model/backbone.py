@@ -14,9 +14,10 @@ from shared_tfm.layers.context import Context
 from shared_tfm.layers.embedding import Embedding
 from shared_tfm.layers.norm import Norm
 from shared_tfm.layers.patches import Patches
-from shared_tfm.layers.width import Resize
+from shared_tfm.layers.width import Resize, Safe
+from shared_tfm.model import kept as keeping
 from shared_tfm.model.depth import Controls, Ran
-from shared_tfm.model.stack import Stack
+from shared_tfm.model.stack import Stack, layout
 
 
 class Outputs(flax.struct.PyTreeNode):
@@ -30,12 +31,15 @@ class Outputs(flax.struct.PyTreeNode):
     losses: further terms of the loss, by name: scalars, already multiplied by
       their coefficients, to be added to the mean loss of a token.
     metrics: scalars worth logging, by name.
+    kept: by the name of what attends, keys and values of all tokens so far;
+      None: they were not asked for.
   """
 
   hidden_XBLD: jax.Array
   weight_XBL: jax.Array | None = None
   losses: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   metrics: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+  kept: dict[str, Any] | None = None
 
 
 class Backbone(nn.Module):
@@ -71,6 +75,8 @@ class Backbone(nn.Module):
     source_BS: jax.Array | None = None,
     source_mask_BS: jax.Array | None = None,
     memory_BSD: jax.Array | None = None,
+    positions_BL: jax.Array | None = None,
+    kept: dict[str, Any] | None = None,
   ) -> Outputs:
     """Runs everything but the head.
 
@@ -82,30 +88,38 @@ class Backbone(nn.Module):
       source_BS: what the encoder of an encoder-decoder reads, and only of such.
       source_mask_BS: False at the source's padding; None for no padding.
       memory_BSD: what `encoded` made of a source, in place of that source.
+      positions_BL: where the tokens stand; None: from the first place on.
+      kept: of `empty`, or of the outputs for the tokens in front of these.
+        Then they attend to those, too, and no source is needed again.
 
     Raises:
       BadInput: a source is missing, or nobody would read it.
     """
     reads = source_BS is not None or memory_BSD is not None
+    encodes = self.model.family == 'encoder_decoder'
     need(
-      reads == (self.model.family == 'encoder_decoder'),
+      reads == encodes or (encodes and kept is not None),
       f'a source is for an encoder_decoder, which needs one; this model is of'
       f' family {self.model.family}',
     )
-    positions_BL = self._positions(tokens_BL)
+    if positions_BL is None:
+      positions_BL = self._positions(tokens_BL)
     losses, metrics, lender = {}, {}, None
     if source_BS is not None:
       encoded = self.encoded(source_BS, source_mask_BS)
       memory_BSD = encoded.hidden_XBLD[-1]
       losses, metrics = encoded.losses, encoded.metrics
-    if reads:
+    if encodes:
       lender = nn.unbox(self.encoder.variables['params'])
     context = Context(positions_BL, mask_BL, memory_BSD, source_mask_BS)
+    kept = None if kept is None else dict(kept)
     if self.model.family == 'vision':
       x_BLD = self.embedding(tokens_BL, positions_BL)
     else:
-      x_BLD = self.embedding(tokens_BL, positions_BL, mask_BL, types_BL)
-    ran = self._run('stack', self.controls, x_BLD, context, lender)
+      x_BLD = self.embedding(
+        tokens_BL, positions_BL, mask_BL, types_BL, kept=kept
+      )
+    ran = self._run('stack', self.controls, x_BLD, context, lender, kept)
     x_XBLD = ran.x_XBLD
     if self.model.norm_position != 'post':
       x_XBLD = self.norm(x_XBLD, None if mask_BL is None else mask_BL[None])
@@ -114,7 +128,33 @@ class Backbone(nn.Module):
       ran.weight_XBL,
       {**ran.losses, **losses},
       {**ran.metrics, **metrics},
+      kept,
     )
+
+  def empty(
+    self, batch: int, places: int, source_places: int = 0, policy: str = 'visit'
+  ) -> dict[str, Any]:
+    """What is kept of no tokens.
+
+    Args:
+      batch: B.
+      places: the most tokens of a text.
+      source_places: of an encoder-decoder's source.
+      policy: what visits keep apart; see kept.py.
+
+    Raises:
+      BadInput: the policy does not fit the model.
+    """
+    found: dict[str, Any] = {
+      name: keeping.empty(
+        side, layout(side), batch, places, source_places, policy
+      )
+      for name, side in sides.stacks(self.model).items()
+      if not name.startswith('encoder')
+    }
+    if self.model.embed_project == 'safe':
+      found['embedding'] = Safe.empty(self.model, batch, places)
+    return found
 
   def _positions(self, read: jax.Array) -> jax.Array:
     """0, 1, ... for every row that is read."""
@@ -147,19 +187,31 @@ class Backbone(nn.Module):
     x_BLD: jax.Array,
     context: Context,
     lender: Any = None,
+    kept: dict[str, Any] | None = None,
   ) -> Ran:
-    """Runs a side, its first and last layer apart where widths differ."""
-    stack = getattr(self, name)
+    """Runs a side, its first and last layer apart where widths differ.
+
+    What is kept is replaced by what is kept afterwards.
+    """
+
+    def through(name: str, x_BLD: jax.Array, *args: Any) -> Ran:
+      ran: Ran = getattr(self, name)(
+        x_BLD, context, *args, kept=kept and kept[name]
+      )
+      if kept:
+        kept[name] = ran.state.kept
+      return ran
+
     if not self.model.core_width:
-      ran = stack(x_BLD, context, controls(), lender)
+      ran = through(name, x_BLD, controls(), lender)
       controls.after(ran)
       return ran
     at, mask_BL = ('' if name == 'stack' else f'{name}_'), context.mask_BL
-    x_BLD = getattr(self, f'{at}prelude')(x_BLD, context).x_XBLD[-1]
+    x_BLD = through(f'{at}prelude', x_BLD).x_XBLD[-1]
     x_BLC = getattr(self, f'{at}core_in')(x_BLD, mask_BL)
-    x_BLC = stack(x_BLC, context).x_XBLD[-1]
+    x_BLC = through(name, x_BLC).x_XBLD[-1]
     x_BLD = getattr(self, f'{at}core_out')(x_BLC, mask_BL)
-    return getattr(self, f'{at}coda')(x_BLD, context)
+    return through(f'{at}coda', x_BLD)
 
   def hidden(self, *args: Any, **kwargs: Any) -> jax.Array:
     """The last residual stream, normalised: (B, L, D) in `model.dtype`.

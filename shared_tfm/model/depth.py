@@ -156,14 +156,25 @@ class Core:
     return state.replace(x_BLD=normed)
 
   def start(self, first_BLD: jax.Array) -> jax.Array:
-    """What the first loop starts from, beside what is injected."""
+    """What the first loop starts from, beside what is injected.
+
+    Noise of an evaluation is that of a position, whatever stands around it.
+    """
     depth = self.model.depth
     if depth.start == 'input':
       return first_BLD
     if depth.start == 'zeros':
       return jnp.zeros_like(first_BLD)
     key = jax.random.fold_in(self.key, 1)
-    noise = jax.random.normal(key, first_BLD.shape, first_BLD.dtype)
+    if self.train:
+      noise = jax.random.normal(key, first_BLD.shape, first_BLD.dtype)
+      return noise * depth.start_std
+
+    def drawn(position: jax.Array) -> jax.Array:
+      own = jax.random.fold_in(key, position)
+      return jax.random.normal(own, first_BLD.shape[2:], first_BLD.dtype)
+
+    noise = jax.vmap(jax.vmap(drawn))(self.context.positions_BL)
     return noise * depth.start_std
 
   def halting(self, x_BLD: jax.Array) -> jax.Array:

@@ -127,10 +127,16 @@ def stick_breaking(core: Core, state: Any) -> Ran:
 
 
 def _until(done: Any, loop: Any, carry: Any, core: Core) -> Any:
-  """The carry after R loops, of which those after `done` are skipped."""
+  """The carry after R loops, of which those after `done` are skipped.
+
+  None is where keys and values are kept: what is written later may attend to
+  those of any loop.
+  """
 
   def unless_done(carry: Any, i: jax.Array) -> tuple[Any, None]:
     going = functools.partial(loop, i=i)
+    if carry[0].kept is not None:
+      return going(carry), None
     return jax.lax.cond(done(carry), lambda c: c, going, carry), None
 
   times = jnp.arange(core.loops.times)

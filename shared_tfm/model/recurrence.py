@@ -115,7 +115,10 @@ def two_level(core: Core, state: Any) -> Ran:
       carry,
       jnp.arange(times - trained, times),
     )
-    return carry, carry[1]
+    fast, slow, state = carry
+    if state.kept is not None:
+      state = state.replace(kept=state.kept.next_run())
+    return (fast, slow, state), slow
 
   start = core.start(x_BLD)
   (_, _, state), x_XBLD = jax.lax.scan(

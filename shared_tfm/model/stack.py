@@ -31,6 +31,7 @@ from shared_tfm.model import (
   routing,
   visit,
 )
+from shared_tfm.model.kept import Kept
 from shared_tfm.sharing import bank, links
 from shared_tfm.sharing.component import Component
 
@@ -50,6 +51,7 @@ class Stack(nn.Module):
     context: Context,
     controls: dict[str, Any] | None = None,
     lender: Mapping[str, Any] | None = None,
+    kept: Kept | None = None,
   ) -> depth.Ran:
     """Runs the residual stream (B, L, D) through its visits.
 
@@ -58,6 +60,7 @@ class Stack(nn.Module):
       context: what every visit sees.
       controls: the parameters of `depth.Controls`, where the rule has any.
       lender: the bank of the stack that some components' rows are stored in.
+      kept: what the visits kept of earlier tokens; None: there are none.
 
     Returns:
       The stream at each exit. Its state holds what the layers observed, by
@@ -75,8 +78,12 @@ class Stack(nn.Module):
     stored = links.cast(stored, found, leaves, m.dtype, _is_multiplied)
     state = self._collections(layer)
     dropout = self.make_rng('dropout') if self.train and m.dropout else None
-    (kv, kv_slots), (maps, map_slots) = visit.slots(m, x_BLD)
-    past, past_slots = visit.loop_slots(m, x_BLD)
+    kept = kept and kept.first_run()
+    places = kept.places if kept else x_BLD.shape[1]
+    (kv, kv_slots), (maps, map_slots) = visit.slots(m, x_BLD, places)
+    past = past_slots = None
+    if kept is None:
+      past, past_slots = visit.loop_slots(m, x_BLD)
     visits = visit.PerVisit(
       index=jnp.arange(m.num_layers),
       rows=_here(tables, found),
@@ -87,8 +94,9 @@ class Stack(nn.Module):
       kv=kv,
       map=maps,
       past=past,
+      kept=kept and kept.plan(m, leaves),
     )
-    carry = visit.Carry(x_BLD, kv_slots, map_slots, past_slots)
+    carry = visit.Carry(x_BLD, kv_slots, map_slots, past_slots, kept)
 
     def run(stored: Any, context: Context, carry: Any, this: Any) -> Any:
       return visit.visit(layer, leaves, stored, dropout, context, carry, this)
@@ -96,9 +104,9 @@ class Stack(nn.Module):
     if is_plain(m):
       body = functools.partial(run, stored, context)
       carry, (after, observed) = visit.over_visits(m, body, carry, visits)
-      for name, kept in state.items():
+      for name, held in state.items():
         if self.is_mutable_collection(name):
-          kept.value = after[name]
+          held.value = after[name]
       ran = depth.Ran(carry.x_BLD[None], carry.replace(observed=observed))
     else:
       ran = self._looped(run, stored, context, controls or {}, carry, visits)
@@ -160,12 +168,16 @@ class Stack(nn.Module):
     )
     if not k:
       return ran
-    exits = jax.lax.map(
-      lambda x_BLD: scan(stored, ran.state.replace(x_BLD=x_BLD), coda, context),
-      ran.x_XBLD,
-    )
+
+    def to_exit(kept: Any, x_BLD: jax.Array) -> Any:
+      state = ran.state.replace(x_BLD=x_BLD, kept=kept)
+      state = scan(stored, state, coda, context)
+      return kept and state.kept.next_run(), state.replace(kept=None)
+
+    kept = ran.state.kept and ran.state.kept.first_run()
+    kept, exits = jax.lax.scan(to_exit, kept, ran.x_XBLD)
     state = jax.tree.map(lambda a: a[-1], exits)
-    return ran.replace(x_XBLD=exits.x_BLD, state=state)
+    return ran.replace(x_XBLD=exits.x_BLD, state=state.replace(kept=kept))
 
   def _observing(self, body: Any, carry: Any, visits: Any) -> Any:
     """The carry with room for what every visit observes."""

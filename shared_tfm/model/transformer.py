@@ -104,6 +104,11 @@ class Transformer(Backbone):
     Arguments as `outputs`; the number is None where depth does not adapt.
     """
     outputs = self.outputs(tokens_BL, mask_BL, *args, **source)
+    return self._exited(outputs, mask_BL)
+
+  def _exited(
+    self, outputs: Outputs, mask_BL: jax.Array | None
+  ) -> tuple[jax.Array, jax.Array | None]:
     if self.model.depth.criterion == 'none':
       return self.scores(outputs.hidden_XBLD[-1], mask_BL), _loops(outputs)
     logits_XBLV = jnp.stack(
@@ -140,18 +145,45 @@ class Transformer(Backbone):
     return cross_entropy(logits_BLV, targets_BL), hits_BL, loops
 
   def following(
-    self, tokens_BL: jax.Array, place: jax.Array, **source: Any
-  ) -> jax.Array:
-    """Logits of what follows the token at one place: float32 (B, V).
+    self,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    mask_BT: jax.Array,
+    kept: dict[str, Any],
+    **source: Any,
+  ) -> tuple[jax.Array, dict[str, Any]]:
+    """What follows the last of some tokens, and what is kept of them.
 
     Args:
-      tokens_BL: as of `outputs`; what stands behind the place plays no part.
-      place: an integer scalar below L.
-      **source: as of `outputs`.
+      tokens_BT: that stand behind those that were kept.
+      positions_BT: where.
+      mask_BT: False where there is none; at least one in each row.
+      kept: of `empty`, or of the call before.
+      **source: as of `outputs`, in the first call.
+
+    Returns:
+      Logits, float32 (B, V), and what is kept.
     """
-    hidden_BLD = self.hidden(tokens_BL, **source)
-    here_B1D = jax.lax.dynamic_slice_in_dim(hidden_BLD, place, 1, axis=1)
-    return self.scores(here_B1D)[:, 0]
+    outputs = self.outputs(
+      tokens_BT, mask_BT, positions_BL=positions_BT, kept=kept, **source
+    )
+    places_T = jnp.arange(tokens_BT.shape[1])
+    last_B = jnp.max(jnp.where(mask_BT, places_T[None], 0), axis=1)
+
+    def at_last(values_XBTD: jax.Array) -> jax.Array:
+      return jnp.take_along_axis(
+        values_XBTD, last_B[None, :, None, None], axis=2
+      )
+
+    weight_XBL = outputs.weight_XBL
+    if weight_XBL is not None:
+      weight_XBL = at_last(weight_XBL[..., None])[..., 0]
+    outputs = outputs.replace(
+      hidden_XBLD=at_last(outputs.hidden_XBLD), weight_XBL=weight_XBL
+    )
+    logits_B1V, _ = self._exited(outputs, None)
+    assert outputs.kept is not None
+    return logits_B1V[:, 0], outputs.kept
 
 
 def build(config: Any, train: bool = False) -> Transformer:

@@ -28,6 +28,7 @@ from shared_tfm.layers import dot, grouped
 from shared_tfm.layers.context import Context, Past, Reuse
 from shared_tfm.layers.keep import keep
 from shared_tfm.layers.layer import Layer
+from shared_tfm.model.kept import Kept
 from shared_tfm.sharing import links, opaque, reuse, table
 from shared_tfm.sharing.bank import Layout
 
@@ -83,6 +84,8 @@ class PerVisit(flax.struct.PyTreeNode):
     map: the same for attention weights.
     past: which slots hold the same layer in other loops, whether those are
       over, and the own slot; None: loops attend to themselves.
+    kept: where keys and values of earlier tokens are; see kept.py. None: they
+      are not kept.
   """
 
   index: jax.Array
@@ -92,6 +95,7 @@ class PerVisit(flax.struct.PyTreeNode):
   kv: Any
   map: Any
   past: Any
+  kept: Any = None
 
 
 class Carry(flax.struct.PyTreeNode):
@@ -102,6 +106,7 @@ class Carry(flax.struct.PyTreeNode):
     kv: slots of keys and values, a leading axis of slots; None: no reuse.
     map: slots of attention weights.
     past: a slot of keys and values for every visit of the core.
+    kept: keys and values of earlier tokens and of these; None: of no others.
     observed: what layers observed, a leading axis of visits; empty where the
       scan over visits hands it out.
   """
@@ -110,6 +115,7 @@ class Carry(flax.struct.PyTreeNode):
   kv: Any = None
   map: Any = None
   past: Any = None
+  kept: Kept | None = None
   observed: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
@@ -146,14 +152,18 @@ def visit(
   rngs = {}
   if dropout is not None:
     rngs['dropout'] = jax.random.fold_in(dropout, this.index)
+  earlier, kept = {}, carry.kept
+  if kept is not None:
+    earlier = kept.slots(this.kept, this.index)
   (x_BLD, left), after = layer.apply(
     {'params': weights, **this.state},
     keep(carry.x_BLD, INPUT),
     context.replace(
       index=this.index,
-      kv=_found(carry.kv, this.kv),
+      kv=_reused(layer.model, carry, this),
       map=_found(carry.map, this.map),
       past=_past(carry.past, this.past),
+      **earlier,
     ),
     rngs=rngs,
     mutable=list(this.state),
@@ -167,6 +177,7 @@ def visit(
     _kept(carry.kv, this.kv, left.kv),
     _kept(carry.map, this.map, left.map),
     _kept(carry.past, this.past, left.kv),
+    kept and kept.replace(text=left.cache, source=left.source),
     observed,
   )
   return carry, (after, left.observed)
@@ -188,13 +199,19 @@ def over_visits(model: Model, body: Any, carry: Carry, visits: PerVisit) -> Any:
   return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
 
 
-def slots(model: Model, x_BLD: jax.Array) -> Any:
-  """For keys and values, and for maps: the visits' slots, and empty ones."""
+def slots(model: Model, x_BLD: jax.Array, places: int) -> Any:
+  """For keys and values, and for maps: the visits' slots, and empty ones.
+
+  Args:
+    model: of the stack.
+    x_BLD: the stream.
+    places: how many each of its positions may attend to.
+  """
   b, length, _ = x_BLD.shape
   heads, kv_heads, width = model.num_heads, model.num_kv_heads, model.head_dim
   dtype = jnp.dtype(model.dtype)
   keys = jax.ShapeDtypeStruct((b, length, kv_heads, width), dtype)
-  weights = jax.ShapeDtypeStruct((b, heads, length, length), dtype)
+  weights = jax.ShapeDtypeStruct((b, heads, length, places), dtype)
   return (
     _empty(model, model.sharing.kv_source, (keys, keys)),
     _empty(model, model.sharing.map_source, weights),
@@ -254,6 +271,16 @@ def _slots(plan: reuse.Plan) -> dict[str, jax.Array]:
     'read': jnp.array(plan.read),
     'write': jnp.array(plan.write),
   }
+
+
+def _reused(model: Model, carry: Carry, this: PerVisit) -> Reuse | None:
+  """Keys and values that this visit does not make: an earlier one's."""
+  if this.kv is not None or this.kept is None or 'own' not in this.kept:
+    return _found(carry.kv, this.kv)
+  # They are in the slot that is read; what is made of none is not written.
+  shape = *carry.x_BLD.shape[:2], model.num_kv_heads, model.head_dim
+  zeros = jnp.zeros(shape, jnp.dtype(model.dtype))
+  return Reuse(this.kept['own'], (zeros, zeros))
 
 
 def _found(slots: Any, plan: Any) -> Reuse | None:
