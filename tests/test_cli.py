@@ -214,6 +214,21 @@ def test_generate_continues_the_prompt(run, capsys):
   assert one == again != other
 
 
+def test_generate_continues_several_prompts_and_stops(run, capsys):
+  words = ['generate', '--workdir=run', '--tokens=8', '--prompt']
+  alone = [said(capsys, *words, prompt) for prompt in ('row ', 'a')]
+  both = said(capsys, *words, 'row ', '--prompt=a')
+  assert both == ''.join(alone)
+  added = alone[0].removeprefix('row ')[:-1]
+  stop = added[3:5]
+  ended = said(capsys, *words, 'row ', f'--stop={stop}', '--stop=never')
+  assert ended == 'row ' + added[: added.index(stop)] + '\n'
+  own = said(capsys, *words, 'row ', '--cache=owner')
+  assert own.startswith('row ')
+  narrow = said(capsys, *words, 'row ', '--beam=1')
+  assert narrow == alone[0]
+
+
 def test_help_is_no_error(capsys):
   with pytest.raises(SystemExit) as done:
     main(['train', '--help'])
@@ -425,6 +440,13 @@ def test_a_run_has_its_config(run, here, capsys, verb):
       '.*at least 0, got -1.0',
     ),
     (['--prompt=a', '--tokens=5', '--top_k=999'], 'top_k .* 0 to 258, got 999'),
+    (['--prompt=a', '--tokens=5', '--top_p=0'], 'top_p must be above 0 .*'),
+    (['--prompt=a', '--tokens=5', '--beam=-1'], '--beam must .*, got -1'),
+    (
+      ['--prompt=a', '--tokens=5', '--beam=2', '--top_k=3'],
+      '--beam goes with none of --temperature, .*',
+    ),
+    (['--prompt=a', '--tokens=5', '--cache=no'], ".*--cache.*'no'.*"),
     (['--prompt=a', '--tokens=many'], ".*--tokens.*'many'.*"),
   ],
 )
