@@ -65,6 +65,14 @@ def parser() -> Parser:
     made.add_argument(
       '--checkpoint', choices=('best', 'latest'), default='best'
     )
+    made.add_argument(
+      '--loops', type=int, help='run the core more or fewer times than trained'
+    )
+    made.add_argument(
+      '--exit',
+      metavar='CRITERION:THRESHOLD',
+      help='when a token leaves the loop: kl:0.01, entropy:0.3, ..., none:0',
+    )
   compared.add_argument(
     '--sharing',
     required=True,
@@ -79,9 +87,6 @@ def parser() -> Parser:
   timed.add_argument('--steps', type=int, default=20, help='to time')
   timed.add_argument(
     '--trace', type=Path, metavar='FOLDER', help='where to write a profile'
-  )
-  evaluated.add_argument(
-    '--loops', type=int, help='run the core more or fewer times than trained'
   )
   evaluated.add_argument('--split', default='validation')
   evaluated.add_argument(
@@ -194,8 +199,7 @@ def evaluate(args: Any, overrides: Sequence[str]) -> None:
 
   _no(overrides)
   config, state = loop.load(args.workdir, args.checkpoint)
-  if args.loops is not None:
-    config = configs.with_loops(config, args.loops)
+  config = _at_depth(config, args)
   dataset = prepare(config, args.workdir)
   compiled = programs.programs(config)
   need(
@@ -226,6 +230,7 @@ def generate(args: Any, overrides: Sequence[str]) -> None:
 
   _no(overrides)
   config, state = loop.load(args.workdir, args.checkpoint)
+  config = _at_depth(config, args)
   tokenizer = prepare(config, args.workdir).tokenizer
   terminal.write(
     config,
@@ -253,6 +258,15 @@ def prepare(args: Any, overrides: Sequence[str]) -> None:
 
   need(not overrides, f'prepare takes a NAME, got {" ".join(overrides)} too')
   print(builders.prepare(args.name, args.path, args.manual_dir, args.trust))
+
+
+def _at_depth(config: configs.Config, args: Any) -> configs.Config:
+  """The config as --loops and --exit would have it."""
+  if args.loops is not None:
+    config = configs.with_loops(config, args.loops)
+  if args.exit is not None:
+    config = configs.with_exit(config, args.exit)
+  return config
 
 
 def _no(overrides: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """Cached logits equal those of the whole text, for every preset and part."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,37 +66,50 @@ def source_of(made):
 TOKENS = np.random.default_rng(2).integers(0, V, (B, L))
 
 
-def token_by_token(made, variables, policy='visit', between=lambda kept: kept):
+def token_by_token(
+  made, variables, policy='visit', between=lambda kept, *_: kept, leaves=False
+):
   """Prompts of different lengths at once, then 7 tokens one by one: (8, B, V).
 
-  What is kept goes through `between` before each of those.
+  What is kept goes through `between` before each of those, with how many loops
+  the token before ran and where it stands.
   """
   model, source = build(made), source_of(made)
 
-  @jax.jit
-  def following(tokens, positions, mask, kept, **source):
+  @functools.partial(jax.jit, static_argnums=4)
+  def following(tokens, positions, mask, kept, leaves=False, **source):
     return model.apply(
-      variables, tokens, positions, mask, kept, method='following', **source
+      variables,
+      tokens,
+      positions,
+      mask,
+      kept,
+      leaves,
+      method='following',
+      **source,
     )
 
   kept = model.apply({}, B, L + 2, S * bool(source), policy, method='empty')
   prompt = np.arange(LENGTHS.max())
-  logits_BV, kept = following(
+  logits_BV, _, kept = following(
     TOKENS[:, prompt],
     np.broadcast_to(prompt, (B, len(prompt))),
     prompt[None] < LENGTHS[:, None],
     kept,
     **source,
   )
-  found = [logits_BV]
+  found, loops = [logits_BV], [np.full(B, -1)]
   for place in range(7):
     here = (LENGTHS + place)[:, None]
     tokens = np.take_along_axis(TOKENS, here, axis=1)
-    logits_BV, kept = following(
-      tokens, here, np.ones((B, 1), bool), between(kept)
+    if place:
+      kept = between(kept, loops[-1], here - 1)
+    logits_BV, loops_B, kept = following(
+      tokens, here, np.ones((B, 1), bool), kept, leaves
     )
     found.append(logits_BV)
-  return np.stack(found), kept
+    loops.append(np.asarray(loops_B))
+  return np.stack(found), kept, np.stack(loops[1:])
 
 
 def whole(made, variables):
@@ -184,10 +199,10 @@ def test_the_first_visits_keys_are_those_of_kv_source():
   plain = config_of(sharing={'layer': 'cycle:3'})
   reusing = config_of(sharing={'layer': 'cycle:3', 'kv_source': 'cycle:3'})
   _, variables = started(reusing)
-  found, kept = token_by_token(plain, variables, 'first')
+  found, kept, _ = token_by_token(plain, variables, 'first')
   assert len(kept['stack'].text.keys_SBGMK) == 3
   same(found, whole(reusing, variables))
-  own, _ = token_by_token(plain, variables)
+  own, *_ = token_by_token(plain, variables)
   assert np.abs(found - own).max() > 1e-3
 
 
@@ -195,17 +210,17 @@ def test_an_owners_slot_holds_what_its_last_visit_made():
   made = config_of(sharing={'layer': 'cycle:2'})
   _, variables = started(made)
 
-  def overwritten(kept):
+  def overwritten(kept, *_):
     """Slots of six visits, with those of the last two in all."""
     stack = kept['stack']
     last = jax.tree.map(lambda a: jnp.concatenate([a[-2:]] * 3), stack.text)
     return {'stack': stack.replace(text=last)}
 
-  expected, _ = token_by_token(made, variables, between=overwritten)
-  found, kept = token_by_token(made, variables, 'owner')
+  expected, *_ = token_by_token(made, variables, between=overwritten)
+  found, kept, _ = token_by_token(made, variables, 'owner')
   assert len(kept['stack'].text.keys_SBGMK) == 2
   same(found, expected)
-  own, _ = token_by_token(made, variables)
+  own, *_ = token_by_token(made, variables)
   assert np.abs(found - own).max() > 1e-3
 
 
@@ -213,7 +228,7 @@ def test_an_owners_slot_holds_what_its_last_visit_made():
 def test_without_sharing_all_policies_are_one(policy):
   made = config_of(sharing={'layer': 'none'})
   _, variables = started(made)
-  found, kept = token_by_token(made, variables, policy)
+  found, kept, _ = token_by_token(made, variables, policy)
   assert len(kept['stack'].text.keys_SBGMK) == 6
   same(found, whole(made, variables))
 
@@ -232,3 +247,69 @@ def test_what_cannot_be_kept():
   ]:
     with pytest.raises(BadInput, match=rule):
       build(made).apply({}, B, L, 0, policy, method='empty')
+
+
+LEAVING = {
+  'latent': {'criterion': 'latent', 'threshold': 0.7},
+  'kl': {'criterion': 'kl', 'threshold': 0.5},
+  'entropy': {'criterion': 'entropy', 'threshold': 0.55},
+  'cdf': {'rule': 'ponder', 'criterion': 'cdf', 'threshold': 0.7},
+}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name == 'kl' else pytest.mark.slow)
+    for name in LEAVING
+  ],
+)
+def test_loops_behind_a_tokens_exit_are_copies_of_its_last(name):
+  """Against running them all, and writing the copies over what they made."""
+  made = config_of(
+    num_layers=10,
+    sharing={'layer': 'recurrent:1/2x4/1'},
+    depth=LEAVING[name],
+  )
+  _, variables = started(made)
+
+  def copied(kept, loops_B, here_B1):
+    text = jax.tree.map(np.array, kept['stack'].text)
+    for b, (loops, (place,)) in enumerate(zip(loops_B, here_B1, strict=True)):
+      for later in range(loops, 4):
+        for to, of in [
+          (1 + 2 * later, 1 + 2 * (loops - 1)),
+          (2 + 2 * later, 2 * loops),
+          (9 + later, 8 + loops),  # the coda's slots, one for each exit
+        ]:
+          text.keys_SBGMK[to, b, :, place] = text.keys_SBGMK[of, b, :, place]
+          text.values_SBGMK[to, b, :, place] = text.values_SBGMK[
+            of, b, :, place
+          ]
+    return {'stack': kept['stack'].replace(text=text)}
+
+  expected, _, loops = token_by_token(made, variables, between=copied)
+  found, _, again = token_by_token(made, variables, leaves=True)
+  assert len(np.unique(loops)) > 1
+  np.testing.assert_array_equal(loops, again)
+  same(found, expected)
+  every, *_ = token_by_token(made, variables)
+  assert np.abs(found - every).max() > 1e-3
+
+
+def test_loops_that_are_left_out_are_not_run():
+  """Their weights are no numbers, and nobody notices."""
+  made = config_of(
+    sharing={'layer': 'none'},
+    depth={'core': 2, 'criterion': 'latent', 'threshold': 1e3},
+  )
+  _, variables = started(made)
+  rows = jax.tree.map(
+    lambda leaf: leaf.at[4:].set(jnp.nan), variables['params']['stack']
+  )
+  broken = {'params': {**variables['params'], 'stack': rows}}
+  for leaves in (True, False):
+    found, kept, loops = token_by_token(made, broken, leaves=leaves)
+    assert (loops == 2).all() and np.isfinite(found).all()
+    behind_prompt = kept['stack'].text.keys_SBGMK[4:, 0, :, 5:12]
+    assert np.isfinite(behind_prompt).all() == leaves

@@ -227,6 +227,9 @@ def test_generate_continues_several_prompts_and_stops(run, capsys):
   assert own.startswith('row ')
   narrow = said(capsys, *words, 'row ', '--beam=1')
   assert narrow == alone[0]
+  assert said(capsys, *words, 'row ', '--exit=kl:0') == alone[0]
+  more = said(capsys, *words, 'row ', '--loops=6')
+  assert more.startswith('row ') and more != alone[0]
 
 
 def test_help_is_no_error(capsys):
@@ -446,6 +449,8 @@ def test_a_run_has_its_config(run, here, capsys, verb):
       ['--prompt=a', '--tokens=5', '--beam=2', '--top_k=3'],
       '--beam goes with none of --temperature, .*',
     ),
+    (['--prompt=a', '--exit=kl'], "--exit needs one of none, .*, got 'kl'"),
+    (['--prompt=a', '--exit=cdf:.5'], 'the criterion cdf needs .*'),
     (['--prompt=a', '--tokens=5', '--cache=no'], ".*--cache.*'no'.*"),
     (['--prompt=a', '--tokens=many'], ".*--tokens.*'many'.*"),
   ],

@@ -20,7 +20,7 @@ from shared_tfm.layers.attention import Attention
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.embedding import Embedding
 from shared_tfm.layers.layer import Layer
-from shared_tfm.model import build, depth, halting, recurrence, routing
+from shared_tfm.model import build, depth, halting, leaving, recurrence, routing
 from shared_tfm.model.visit import Carry
 from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
@@ -528,7 +528,7 @@ def test_criteria():
       vocab_size=3,
       depth=configs.Depth(criterion=criterion, threshold=threshold),
     )
-    left = halting.left_at(
+    left = leaving.left_at(
       model, jnp.asarray(hidden), jnp.asarray(logits), jnp.asarray(weights)
     )
     assert left.tolist() == [exits], criterion

@@ -15,6 +15,7 @@ from shared_tfm.config.door import (
   default,
   given,
   scheme_name,
+  with_exit,
   with_loops,
   with_sharing,
 )
@@ -56,6 +57,7 @@ __all__ = [
   'default',
   'given',
   'scheme_name',
+  'with_exit',
   'with_loops',
   'with_sharing',
 ]

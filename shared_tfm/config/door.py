@@ -1,6 +1,7 @@
 """The one door from a ConfigDict into the frozen Config."""
 
 import dataclasses
+import math
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
@@ -8,6 +9,7 @@ from typing import Any, TypeAlias
 import ml_collections
 
 from shared_tfm.config import checks, loops, preset, ranges
+from shared_tfm.config.choices import CHOICES
 from shared_tfm.config.fields import SHARING_FIELDS, Sharing
 from shared_tfm.config.ranges import LARGEST
 from shared_tfm.config.training import Config
@@ -144,6 +146,39 @@ def with_loops(config: Config, times: int) -> Config:
     BadInput: see `loops.rerun`.
   """
   model = loops.rerun(config.model, times)
+  return checks.checked(dataclasses.replace(config, model=model))
+
+
+def with_exit(config: Config, text: str) -> Config:
+  """The same weights with another rule for when a token leaves the loop.
+
+  Args:
+    config: of a model whose core loops.
+    text: the criterion and its threshold: 'kl:0.01'; see model/leaving.py.
+
+  Raises:
+    BadInput: it says nothing of the kind, or the model's rule of depth has no
+      such criterion.
+  """
+  criterion, _, number = text.partition(':')
+  known = CHOICES['model.depth.criterion']
+  try:
+    threshold = float(number)
+  except ValueError:
+    threshold = math.nan
+  need(
+    criterion in known and math.isfinite(threshold),
+    f'--exit needs one of {", ".join(known)}, a colon and a number, got'
+    f' {text!r}',
+  )
+  depth = dataclasses.replace(
+    config.model.depth, criterion=criterion, threshold=threshold
+  )
+  model = dataclasses.replace(config.model, depth=depth)
+  need(
+    criterion == 'none' or loops.loops(model).times > 1,
+    f'--exit needs layers that loop, got {config.model.sharing.layer!r}',
+  )
   return checks.checked(dataclasses.replace(config, model=model))
 
 

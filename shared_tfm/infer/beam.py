@@ -174,7 +174,7 @@ def _search(
     beams, parent_BK = _lengthened(beams, logp_BKV, eos, alpha)
     tokens_N1 = beams.texts_BKT[:, :, beams.place].reshape(-1, 1)
     length_N1 = jnp.repeat(texts.length_B, size)[:, None]
-    logits_NV, kept = model.apply(
+    found: Any = model.apply(
       variables,
       tokens_N1,
       length_N1 + beams.place - 1,
@@ -182,6 +182,7 @@ def _search(
       rows_of(beams.kept, (rows_B1 + parent_BK).reshape(-1)),
       method='following',
     )
+    logits_NV, _, kept = found
     return beams.replace(logits_BKV=logits_NV.reshape(b, size, -1), kept=kept)
 
   def going(beams: Beams) -> jax.Array:

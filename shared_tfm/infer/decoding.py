@@ -21,6 +21,7 @@ class Texts(flax.struct.PyTreeNode):
     end_B: the length at which each is over.
     over_B: whether it is.
     logits_BV: of the next token.
+    loops_B: how many loops were run for the tokens that were added, in all.
     kept: the model's keys and values; see model/kept.py.
   """
 
@@ -29,6 +30,7 @@ class Texts(flax.struct.PyTreeNode):
   end_B: jax.Array
   over_B: jax.Array
   logits_BV: jax.Array
+  loops_B: jax.Array
   kept: Any
 
 
@@ -62,7 +64,7 @@ def begun(
   kept: Any = model.apply({}, b, places, s, policy, method='empty')
   positions_BT = jnp.broadcast_to(jnp.arange(t), (b, t))
   mask_BT = positions_BT < length_B[:, None]
-  logits_BV, kept = model.apply(
+  found: Any = model.apply(
     variables,
     prompts_BT,
     positions_BT,
@@ -71,11 +73,15 @@ def begun(
     method='following',
     **source,
   )
+  logits_BV, _, kept = found
   text_BM = jnp.zeros((b, places), jnp.int32).at[:, :t].set(prompts_BT)
-  return Texts(text_BM, length_B, end_B, length_B >= end_B, logits_BV, kept)
+  over_B, loops_B = length_B >= end_B, jnp.zeros_like(length_B)
+  return Texts(text_BM, length_B, end_B, over_B, logits_BV, loops_B, kept)
 
 
-@functools.partial(jax.jit, static_argnames='config', donate_argnames='texts')
+@functools.partial(
+  jax.jit, static_argnames=('config', 'leaves'), donate_argnames='texts'
+)
 def continued(
   config: Config,
   variables: Any,
@@ -83,6 +89,7 @@ def continued(
   choice: Choice,
   eos: jax.Array,
   tokens: jax.Array,
+  leaves: bool = True,
 ) -> Texts:
   """Adds tokens to the texts that are not over, until all are.
 
@@ -93,6 +100,8 @@ def continued(
     choice: how tokens are chosen.
     eos: the token that ends a text, and is its last; -1: there is none.
     tokens: the most to add to each.
+    leaves: whether loops are left out where the model has a criterion for when
+      a token may leave; see model/leaving.py.
   """
   model = build(config)
 
@@ -109,20 +118,23 @@ def continued(
     length_B = place_B + ~texts.over_B
     over_B = texts.over_B | (token_B == eos) | (length_B >= texts.end_B)
     # The row of a text that is over must do something: it repeats its end.
-    logits_BV, kept = model.apply(
+    found: Any = model.apply(
       variables,
       token_B[:, None],
       jnp.where(texts.over_B, place_B - 1, place_B)[:, None],
       jnp.ones((len(rows_B), 1), bool),
       texts.kept,
+      leaves,
       method='following',
     )
+    logits_BV, loops_B, kept = found
     texts = Texts(
       texts.text_BM.at[rows_B, at_B].set(token_B, mode='drop'),
       length_B,
       texts.end_B,
       over_B,
       logits_BV,
+      texts.loops_B + jnp.where(texts.over_B, 0, loops_B),
       kept,
     )
     return texts, added + 1

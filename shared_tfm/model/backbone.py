@@ -33,6 +33,8 @@ class Outputs(flax.struct.PyTreeNode):
     metrics: scalars worth logging, by name.
     kept: by the name of what attends, keys and values of all tokens so far;
       None: they were not asked for.
+    logits_BLV: where loops were left out, those of the only exit.
+    loops_BL: ... and how many loops were not.
   """
 
   hidden_XBLD: jax.Array
@@ -40,6 +42,8 @@ class Outputs(flax.struct.PyTreeNode):
   losses: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   metrics: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   kept: dict[str, Any] | None = None
+  logits_BLV: jax.Array | None = None
+  loops_BL: jax.Array | None = None
 
 
 class Backbone(nn.Module):
@@ -77,6 +81,7 @@ class Backbone(nn.Module):
     memory_BSD: jax.Array | None = None,
     positions_BL: jax.Array | None = None,
     kept: dict[str, Any] | None = None,
+    score: Any = None,
   ) -> Outputs:
     """Runs everything but the head.
 
@@ -91,6 +96,8 @@ class Backbone(nn.Module):
       positions_BL: where the tokens stand; None: from the first place on.
       kept: of `empty`, or of the outputs for the tokens in front of these.
         Then they attend to those, too, and no source is needed again.
+      score: of `leaving.until_left`: loops behind the one at which a token
+        leaves are left out; None: all are run.
 
     Raises:
       BadInput: a source is missing, or nobody would read it.
@@ -119,7 +126,7 @@ class Backbone(nn.Module):
       x_BLD = self.embedding(
         tokens_BL, positions_BL, mask_BL, types_BL, kept=kept
       )
-    ran = self._run('stack', self.controls, x_BLD, context, lender, kept)
+    ran = self._run('stack', self.controls, x_BLD, context, lender, kept, score)
     x_XBLD = ran.x_XBLD
     if self.model.norm_position != 'post':
       x_XBLD = self.norm(x_XBLD, None if mask_BL is None else mask_BL[None])
@@ -129,6 +136,8 @@ class Backbone(nn.Module):
       {**ran.losses, **losses},
       {**ran.metrics, **metrics},
       kept,
+      ran.logits_BLV,
+      ran.loops_BL,
     )
 
   def empty(
@@ -188,6 +197,7 @@ class Backbone(nn.Module):
     context: Context,
     lender: Any = None,
     kept: dict[str, Any] | None = None,
+    score: Any = None,
   ) -> Ran:
     """Runs a side, its first and last layer apart where widths differ.
 
@@ -196,7 +206,7 @@ class Backbone(nn.Module):
 
     def through(name: str, x_BLD: jax.Array, *args: Any) -> Ran:
       ran: Ran = getattr(self, name)(
-        x_BLD, context, *args, kept=kept and kept[name]
+        x_BLD, context, *args, kept=kept and kept[name], score=score
       )
       if kept:
         kept[name] = ran.state.kept

@@ -43,6 +43,8 @@ class Ran(flax.struct.PyTreeNode):
     metrics: scalars worth logging.
     state: what travelled with it, after the last loop.
     used_R: token_choice: the share of tokens that chose each loop.
+    logits_BLV: where loops were left out, what was made of the only exit.
+    loops_BL: ... and how many were not.
   """
 
   x_XBLD: jax.Array
@@ -51,6 +53,8 @@ class Ran(flax.struct.PyTreeNode):
   losses: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   metrics: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   used_R: jax.Array | None = None
+  logits_BLV: jax.Array | None = None
+  loops_BL: jax.Array | None = None
 
 
 class Controls(nn.Module):

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from shared_tfm.config import Model
 from shared_tfm.model.depth import Core, Ran, every_loop
 
 
@@ -189,58 +188,6 @@ def exits(core: Core, state: Any) -> Ran:
   weight_R = jnp.full(len(x_RBLD), core.model.depth.exit_weight).at[-1].set(1)
   shape = x_RBLD.shape[:3]
   return Ran(x_RBLD, state, jnp.broadcast_to(weight_R[:, None, None], shape))
-
-
-def left_at(
-  model: Model,
-  hidden_XBLD: jax.Array,
-  logits_XBLV: jax.Array,
-  weight_XBL: jax.Array | None,
-) -> jax.Array:
-  """The exit at which each token leaves the loop: integers (B, L).
-
-  It is the first at which the criterion holds, or the last:
-
-    cdf          the halting distribution reaches the threshold (Ouro)
-    probability  the likeliest token has more than the threshold
-    entropy      of the prediction over log V, is below it
-    kl           from the last exit's prediction to this one's, is below it
-                 (Huginn, 2502.05171, section 6.1)
-    latent       the stream's relative change since the last exit is below it
-    argmax       the likeliest token is the last exit's
-  """
-  depth = model.depth
-  log_XBLV = jax.nn.log_softmax(logits_XBLV, axis=-1)
-  p_XBLV = jnp.exp(log_XBLV)
-
-  def since_last(values_XBL: jax.Array) -> jax.Array:
-    """Pads what compares an exit with the one before: never at the first."""
-    return jnp.concatenate([jnp.full_like(values_XBL[:1], jnp.inf), values_XBL])
-
-  if depth.criterion == 'cdf':
-    assert weight_XBL is not None
-    reached_XBL = jnp.cumsum(weight_XBL, axis=0) >= depth.threshold
-  elif depth.criterion == 'probability':
-    reached_XBL = jnp.max(p_XBLV, axis=-1) > depth.threshold
-  elif depth.criterion == 'entropy':
-    entropy_XBL = -jnp.sum(p_XBLV * log_XBLV, axis=-1)
-    reached_XBL = entropy_XBL / jnp.log(model.vocab_size) < depth.threshold
-  elif depth.criterion == 'kl':
-    change_XBLV = p_XBLV[1:] * (log_XBLV[1:] - log_XBLV[:-1])
-    divergence_XBL = since_last(jnp.sum(change_XBLV, axis=-1))
-    reached_XBL = divergence_XBL < depth.threshold
-  elif depth.criterion == 'latent':
-    x_XBLD = hidden_XBLD.astype(jnp.float32)
-    moved_XBL = jnp.linalg.norm(x_XBLD[1:] - x_XBLD[:-1], axis=-1)
-    moved_XBL /= jnp.linalg.norm(x_XBLD[1:], axis=-1)
-    reached_XBL = since_last(moved_XBL) < depth.threshold
-  elif depth.criterion == 'argmax':
-    best_XBL = jnp.argmax(logits_XBLV, axis=-1)
-    changed_XBL = (best_XBL[1:] != best_XBL[:-1]).astype(jnp.float32)
-    reached_XBL = since_last(changed_XBL) == 0
-  else:
-    reached_XBL = jnp.zeros(logits_XBLV.shape[:3], bool)
-  return jnp.argmax(reached_XBL.at[-1].set(True), axis=0)
 
 
 RULES = {

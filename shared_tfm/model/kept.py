@@ -83,13 +83,57 @@ class Kept(flax.struct.PyTreeNode):
     """The most tokens of a text."""
     return self.text.seen_SBM.shape[-1]
 
-  def first_run(self) -> 'Kept':
-    """For the first run of some visits."""
-    return self.replace(offset=jnp.zeros_like(self.offset))
+  def run(self, number: Any) -> 'Kept':
+    """For a further run of the same visits, or the first, 0."""
+    return self.replace(offset=jnp.asarray(number, jnp.int32) * self.stride)
 
-  def next_run(self) -> 'Kept':
-    """For the next run of the same visits."""
-    return self.replace(offset=self.offset + self.stride)
+  def filled(
+    self,
+    model: Model,
+    leaves: Layout,
+    loops_BT: jax.Array,
+    places_BT: jax.Array,
+  ) -> 'Kept':
+    """With the slots of loops that a token left out: as its last loop's.
+
+    Args:
+      model: of the stack.
+      leaves: its tensors.
+      loops_BT: how many loops each token ran.
+      places_BT: where it stands.
+    """
+    p, c, times, _ = loops(model)
+    writes = plan(model, leaves, self.policy)['write']
+    slots_RC = writes[p : p + c * times].reshape(times, c)
+    coda_RK = writes[p + c * times :] + self.stride * np.arange(times)[:, None]
+    slots_RC = np.concatenate([slots_RC, coda_RK], axis=1)
+    # For a slot and a last loop the slot to copy, the latest one that there is.
+    real_RC = slots_RC < _NOWHERE
+    latest_RC = np.maximum.accumulate(
+      np.where(real_RC, np.arange(times)[:, None], 0), axis=0
+    )
+    to, of = [], []
+    for loop, layer in zip(*np.nonzero(real_RC), strict=True):
+      last = np.minimum(np.arange(times), loop)
+      to.append(slots_RC[loop, layer])
+      of.append(slots_RC[latest_RC[last, layer], layer])
+    of_NR, to_N11 = jnp.array(np.array(of)), jnp.array(to)[:, None, None]
+    from_NBT = of_NR[:, loops_BT - 1]
+    rows_1B1 = jnp.arange(len(loops_BT))[None, :, None]
+
+    def copied(kept: jax.Array, *further: Any) -> jax.Array:
+      behind = rows_1B1, *further, places_BT[None]
+      new = kept.at[(from_NBT, *behind)].get(mode='fill', fill_value=0)
+      return kept.at[(to_N11, *behind)].set(new)
+
+    every = slice(None)
+    return self.replace(
+      text=Cache(
+        copied(self.text.keys_SBGMK, every),
+        copied(self.text.values_SBGMK, every),
+        copied(self.text.seen_SBM),
+      )
+    )
 
   def plan(self, model: Model, leaves: Layout) -> dict[str, jax.Array]:
     """`plan` of these; 'own' where a visit may do without its own."""

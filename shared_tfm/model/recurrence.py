@@ -102,8 +102,10 @@ def two_level(core: Core, state: Any) -> Ran:
     fast = jnp.where(is_slow, fast, out)
     return fast, jnp.where(is_slow, out, slow), state
 
-  def segment(carry: Any, _: None) -> Any:
-    carry = jax.lax.stop_gradient(carry)
+  def segment(carry: Any, number: jax.Array) -> Any:
+    fast, slow, state = carry
+    state = state.replace(kept=state.kept and state.kept.run(number))
+    carry = jax.lax.stop_gradient((fast, slow, state))
     carry, _ = jax.lax.scan(
       lambda c, i: (block(c, i, still, core.frozen), None),
       carry,
@@ -115,14 +117,11 @@ def two_level(core: Core, state: Any) -> Ran:
       carry,
       jnp.arange(times - trained, times),
     )
-    fast, slow, state = carry
-    if state.kept is not None:
-      state = state.replace(kept=state.kept.next_run())
-    return (fast, slow, state), slow
+    return carry, carry[1]
 
   start = core.start(x_BLD)
   (_, _, state), x_XBLD = jax.lax.scan(
-    segment, (start, start, state), None, depth.supervision
+    segment, (start, start, state), jnp.arange(depth.supervision)
   )
   weight_XBL = jnp.full(x_XBLD.shape[:3], 1 / depth.supervision)
   return Ran(x_XBLD, state, weight_XBL)

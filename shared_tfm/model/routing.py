@@ -110,9 +110,7 @@ def _masked(core: Core, state: Any) -> Ran:
       taken_BL = taken_BL & (logits_BL > 0)
     loops_BL += taken_BL
     gate_BL = depth.router_alpha * jax.nn.sigmoid(logits_BL)
-    state = core.run(
-      state.replace(x_BLD=x_BLD), r, _seen(core, state, taken_BL)
-    )
+    state = _run(core, state.replace(x_BLD=x_BLD), r, taken_BL)
     gate_BL = jnp.where(taken_BL, gate_BL, 0).astype(x_BLD.dtype)
     x_BLD = x_BLD + state.x_BLD * gate_BL[..., None]
   return Ran(
@@ -154,9 +152,7 @@ def token_choice(core: Core, state: Any) -> Ran:
     active_BL = choice_BL >= r
     if core.context.mask_BL is not None:
       active_BL &= core.context.mask_BL
-    state = core.run(
-      state.replace(x_BLD=x_BLD), r, _seen(core, state, active_BL)
-    )
+    state = _run(core, state.replace(x_BLD=x_BLD), r, active_BL)
     x_BLD = jnp.where(active_BL[..., None], state.x_BLD, x_BLD)
   x_BLD = first_BLD + x_BLD * gate_BL1.astype(x_BLD.dtype)
 
@@ -179,14 +175,23 @@ def token_choice(core: Core, state: Any) -> Ran:
   )
 
 
-def _seen(core: Core, state: Any, taken_BL: jax.Array) -> Any:
-  """The context in which only those tokens can be attended to.
+def _run(core: Core, state: Any, loop: int, taken_BL: jax.Array) -> Any:
+  """One loop, in which only those tokens can be attended to.
 
-  Where keys and values are the first loop's, all tokens can be.
+  Where keys and values are the first loop's, all tokens can be. While a text is
+  written, a loop that takes no token is left out.
   """
-  if state.kv is not None:
-    return core.context
-  return core.context.replace(mask_BL=taken_BL)
+  context = core.context
+  if state.kv is None:
+    context = context.replace(mask_BL=taken_BL)
+  if state.kept is None:
+    return core.run(state, loop, context)
+  return jax.lax.cond(
+    jnp.any(taken_BL),
+    lambda state: core.run(state, loop, context),
+    lambda state: state,
+    state,
+  )
 
 
 def _logits(core: Core, x_BLD: jax.Array, loop: int) -> jax.Array:

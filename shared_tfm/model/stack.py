@@ -27,6 +27,7 @@ from shared_tfm.model import (
   balance,
   depth,
   halting,
+  leaving,
   recurrence,
   routing,
   visit,
@@ -52,6 +53,7 @@ class Stack(nn.Module):
     controls: dict[str, Any] | None = None,
     lender: Mapping[str, Any] | None = None,
     kept: Kept | None = None,
+    score: Any = None,
   ) -> depth.Ran:
     """Runs the residual stream (B, L, D) through its visits.
 
@@ -61,6 +63,8 @@ class Stack(nn.Module):
       controls: the parameters of `depth.Controls`, where the rule has any.
       lender: the bank of the stack that some components' rows are stored in.
       kept: what the visits kept of earlier tokens; None: there are none.
+      score: of `leaving.until_left`, which leaves out the loops behind the one
+        at which a token leaves; None: all are run.
 
     Returns:
       The stream at each exit. Its state holds what the layers observed, by
@@ -78,7 +82,7 @@ class Stack(nn.Module):
     stored = links.cast(stored, found, leaves, m.dtype, _is_multiplied)
     state = self._collections(layer)
     dropout = self.make_rng('dropout') if self.train and m.dropout else None
-    kept = kept and kept.first_run()
+    kept = kept and kept.run(0)
     places = kept.places if kept else x_BLD.shape[1]
     (kv, kv_slots), (maps, map_slots) = visit.slots(m, x_BLD, places)
     past = past_slots = None
@@ -109,7 +113,9 @@ class Stack(nn.Module):
           held.value = after[name]
       ran = depth.Ran(carry.x_BLD[None], carry.replace(observed=observed))
     else:
-      ran = self._looped(run, stored, context, controls or {}, carry, visits)
+      ran = self._looped(
+        run, stored, context, controls or {}, carry, visits, score
+      )
     found_losses = balance.losses(
       m, visits.rows, ran.state.observed, context.mask_BL
     )
@@ -123,6 +129,7 @@ class Stack(nn.Module):
     controls: dict[str, Any],
     carry: visit.Carry,
     visits: visit.PerVisit,
+    score: Any,
   ) -> depth.Ran:
     """Prelude, the core by the rule of depth, and the coda at every exit."""
     m = self.model
@@ -153,29 +160,43 @@ class Stack(nn.Module):
     if p:
       carry = scan(stored, carry, prelude, context)
     drawn = self.has_rng('depth') and self.train
-    ran = RULES[m.depth.rule](
-      depth.Core(
-        model=m,
-        loops=loops(m),
-        controls=controls,
-        run=functools.partial(loop, stored),
-        frozen=functools.partial(loop, jax.lax.stop_gradient(stored)),
-        context=context,
-        train=self.train,
-        key=self.make_rng('depth') if drawn else jax.random.key(0),
-      ),
-      carry,
+    core_of = depth.Core(
+      model=m,
+      loops=loops(m),
+      controls=controls,
+      run=functools.partial(loop, stored),
+      frozen=functools.partial(loop, jax.lax.stop_gradient(stored)),
+      context=context,
+      train=self.train,
+      key=self.make_rng('depth') if drawn else jax.random.key(0),
     )
+
+    def to_exit(state: Any, i: jax.Array) -> Any:
+      """Through the coda, which keeps apart what each exit made of a text."""
+      if not k:
+        return state
+      kept = state.kept and state.kept.run(i)
+      state = scan(stored, state.replace(kept=kept), coda, context)
+      return state.replace(kept=kept and state.kept.run(0))
+
+    if score is not None:
+      ran = leaving.until_left(core_of, carry, to_exit, score)
+      kept = ran.state.kept.filled(
+        m, layout(m), ran.loops_BL, context.positions_BL
+      )
+      return ran.replace(state=ran.state.replace(kept=kept))
+    ran = RULES[m.depth.rule](core_of, carry)
     if not k:
       return ran
 
-    def to_exit(kept: Any, x_BLD: jax.Array) -> Any:
-      state = ran.state.replace(x_BLD=x_BLD, kept=kept)
-      state = scan(stored, state, coda, context)
-      return kept and state.kept.next_run(), state.replace(kept=None)
+    def at_exit(kept: Any, this: Any) -> Any:
+      i, x_BLD = this
+      state = to_exit(ran.state.replace(x_BLD=x_BLD, kept=kept), i)
+      return state.kept, state.replace(kept=None)
 
-    kept = ran.state.kept and ran.state.kept.first_run()
-    kept, exits = jax.lax.scan(to_exit, kept, ran.x_XBLD)
+    kept = ran.state.kept and ran.state.kept.run(0)
+    numbered = jnp.arange(len(ran.x_XBLD)), ran.x_XBLD
+    kept, exits = jax.lax.scan(at_exit, kept, numbered)
     state = jax.tree.map(lambda a: a[-1], exits)
     return ran.replace(x_XBLD=exits.x_BLD, state=state.replace(kept=kept))
 

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm import config as configs
+from shared_tfm.config.loops import loops
 from shared_tfm.layers.cross_entropy import cross_entropy, in_pieces
 from shared_tfm.layers.embedding import Head
 from shared_tfm.layers.heads import Classes, Spans
 from shared_tfm.model.backbone import Backbone, Outputs
-from shared_tfm.model.halting import left_at
+from shared_tfm.model.leaving import left_at
 
 
 class Transformer(Backbone):
@@ -104,13 +105,21 @@ class Transformer(Backbone):
     Arguments as `outputs`; the number is None where depth does not adapt.
     """
     outputs = self.outputs(tokens_BL, mask_BL, *args, **source)
-    return self._exited(outputs, mask_BL)
+    logits_BLV, exit_BL = self._exits(outputs, mask_BL)
+    if exit_BL is None:
+      return logits_BLV, _loops(outputs)
+    loops_BL = 1.0 + exit_BL
+    if mask_BL is None:
+      return logits_BLV, jnp.mean(loops_BL)
+    mean = jnp.sum(loops_BL * mask_BL) / jnp.maximum(jnp.sum(mask_BL), 1)
+    return logits_BLV, mean
 
-  def _exited(
+  def _exits(
     self, outputs: Outputs, mask_BL: jax.Array | None
   ) -> tuple[jax.Array, jax.Array | None]:
+    """Logits where each token leaves, and at which exit that is."""
     if self.model.depth.criterion == 'none':
-      return self.scores(outputs.hidden_XBLD[-1], mask_BL), _loops(outputs)
+      return self.scores(outputs.hidden_XBLD[-1], mask_BL), None
     logits_XBLV = jnp.stack(
       [self.scores(x_BLD, mask_BL) for x_BLD in outputs.hidden_XBLD]
     )
@@ -120,11 +129,7 @@ class Transformer(Backbone):
     logits_1BLV = jnp.take_along_axis(
       logits_XBLV, exit_BL[None, :, :, None], axis=0
     )
-    loops_BL = 1.0 + exit_BL
-    if mask_BL is None:
-      return logits_1BLV[0], jnp.mean(loops_BL)
-    mean = jnp.sum(loops_BL * mask_BL) / jnp.maximum(jnp.sum(mask_BL), 1)
-    return logits_1BLV[0], mean
+    return logits_1BLV[0], exit_BL
 
   def exit_losses(
     self,
@@ -150,8 +155,9 @@ class Transformer(Backbone):
     positions_BT: jax.Array,
     mask_BT: jax.Array,
     kept: dict[str, Any],
+    leaves: bool = False,
     **source: Any,
-  ) -> tuple[jax.Array, dict[str, Any]]:
+  ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
     """What follows the last of some tokens, and what is kept of them.
 
     Args:
@@ -159,14 +165,31 @@ class Transformer(Backbone):
       positions_BT: where.
       mask_BT: False where there is none; at least one in each row.
       kept: of `empty`, or of the call before.
+      leaves: whether the one token of each row does without the loops behind
+        the one that the criterion of depth lets it leave at.
       **source: as of `outputs`, in the first call.
 
     Returns:
-      Logits, float32 (B, V), and what is kept.
+      Logits, float32 (B, V), after how many loops they were read, (B,), and
+      what is kept.
     """
+    variables, alone = self.variables, Transformer(self.model, parent=None)
+
+    def score(x_BLD: jax.Array) -> Any:
+      return alone.apply(variables, x_BLD, method='ended')
+
+    leaves = leaves and self.model.depth.criterion != 'none'
     outputs = self.outputs(
-      tokens_BT, mask_BT, positions_BL=positions_BT, kept=kept, **source
+      tokens_BT,
+      mask_BT,
+      positions_BL=positions_BT,
+      kept=kept,
+      score=score if leaves else None,
+      **source,
     )
+    assert outputs.kept is not None
+    if outputs.logits_BLV is not None and outputs.loops_BL is not None:
+      return outputs.logits_BLV[:, 0], outputs.loops_BL[:, 0], outputs.kept
     places_T = jnp.arange(tokens_BT.shape[1])
     last_B = jnp.max(jnp.where(mask_BT, places_T[None], 0), axis=1)
 
@@ -178,12 +201,21 @@ class Transformer(Backbone):
     weight_XBL = outputs.weight_XBL
     if weight_XBL is not None:
       weight_XBL = at_last(weight_XBL[..., None])[..., 0]
-    outputs = outputs.replace(
+    last = outputs.replace(
       hidden_XBLD=at_last(outputs.hidden_XBLD), weight_XBL=weight_XBL
     )
-    logits_B1V, _ = self._exited(outputs, None)
-    assert outputs.kept is not None
-    return logits_B1V[:, 0], outputs.kept
+    logits_B1V, exit_B1 = self._exits(last, None)
+    times = loops(self.model).times
+    loops_B = jnp.full(len(logits_B1V), times)
+    if exit_B1 is not None:
+      loops_B = 1 + exit_B1[:, 0]
+    return logits_B1V[:, 0], loops_B, outputs.kept
+
+  def ended(self, x_BLD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The last residual stream, normalised, and its logits."""
+    if self.model.norm_position != 'post':
+      x_BLD = self.norm(x_BLD)
+    return x_BLD, self.scores(x_BLD)
 
 
 def build(config: Any, train: bool = False) -> Transformer:
