@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from shared_tfm import compile_cache, config_file
 from shared_tfm import config as configs
+from shared_tfm.compress import command
 from shared_tfm.config import parallel
 from shared_tfm.config.choices import CACHES
 from shared_tfm.errors import BadInput, Diverged, Interrupted, need
@@ -44,7 +45,9 @@ def parser() -> Parser:
   described = verb(describe)
   trained, compared, timed = verb(train), verb(compare), verb(bench)
   for made in (described, trained, compared, timed):
-    made.add_argument('--config', required=True, help='a file in configs/')
+    made.add_argument(
+      '--config', required=made is not trained, help='a file in configs/'
+    )
   described.add_argument('--json', action='store_true')
   described.add_argument(
     '--mesh', help='plan a training step on devices: data:16,fsdp:16'
@@ -117,6 +120,7 @@ def parser() -> Parser:
   built.add_argument(
     '--trust', action='store_true', help='whatever their checksums are'
   )
+  command.add_flags(verb(convert))
   return top
 
 
@@ -141,9 +145,12 @@ def describe(args: Any, overrides: Sequence[str]) -> None:
 def train(args: Any, overrides: Sequence[str]) -> None:
   """Train, evaluate and checkpoint a config; resume in the same folder."""
   from shared_tfm.report import history
-  from shared_tfm.train import hosts, loop
+  from shared_tfm.train import hosts, loop, runs
 
-  config = config_file.load(args.config, overrides)
+  if args.config:
+    config = config_file.load(args.config, overrides)
+  else:
+    config = config_file.changed(runs.begun(args.workdir), overrides)
   hosts.connect(
     args.distributed, args.coordinator, args.num_processes, args.process_id
   )
@@ -250,6 +257,11 @@ def generate(args: Any, overrides: Sequence[str]) -> None:
     args.beam,
     args.cache,
   )
+
+
+def convert(args: Any, overrides: Sequence[str]) -> None:
+  """Give trained weights another sharing scheme, as a run of their own."""
+  command.convert(args, overrides)
 
 
 def prepare(args: Any, overrides: Sequence[str]) -> None:

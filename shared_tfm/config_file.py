@@ -1,5 +1,6 @@
 """Reading a config file and the command line's overrides of it."""
 
+import dataclasses
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -30,6 +31,13 @@ def load(path: str, overrides: Sequence[str]) -> configs.Config:
   given = _from_file(path)
   config, named = _override(configs.complete(given), overrides)
   return configs.cross(config, {*configs.given(given), *named})
+
+
+def changed(config: configs.Config, overrides: Sequence[str]) -> configs.Config:
+  """A config with some of its fields given anew; see `load`."""
+  fields = configs.complete(dataclasses.asdict(config))
+  made, named = _override(fields, overrides)
+  return configs.cross(made, named)
 
 
 def _from_file(path: str) -> ml_collections.ConfigDict:

@@ -84,7 +84,7 @@ def test_starts_as_published():
   config = config_of({'layer': 'cycle:3'})
   layers = random_layers(config)
   wanted = layers['feed_forward']['up']['kernel']
-  picked = {'step': (0, 2, 5), 'lower': (0, 1, 2), 'upper': (3, 4, 5)}
+  picked = {'stepwise': (0, 2, 5), 'lower': (0, 1, 2), 'upper': (3, 4, 5)}
   for start, rows in picked.items():
     bank = fitted(config, layers, start=start)
     np.testing.assert_allclose(
@@ -229,7 +229,10 @@ def test_unrolled_weights_are_those_of_plain_loops():
 @pytest.mark.parametrize(
   'option,message',
   (
-    ({'start': 'stp'}, "unknown start 'stp'; did you mean 'step'?"),
+    (
+      {'start': 'stepwize'},
+      "unknown start 'stepwize'; did you mean 'stepwise'?",
+    ),
     (
       {'products': 'pca'},
       "unknown kind of products 'pca'; known: svd, zero",

@@ -52,19 +52,30 @@ def spread(model: Model, params: Any, variables: Any) -> Any:
   """
   found = dict(params)
   whole = sides.stacks(untied(model))
-  lender = None
-  for name, side in sides.stacks(model).items():
-    stored = params[name]
-    if lender is not None:
-      stored = bank.borrowed(stored, lender, components(side), layout(side))
-    lender = stored
-    weights = _of_every_visit(side, stored, variables.get('tables', {}))
+  for name, weights in of_visits(model, params, variables).items():
     own, leaves = components(whole[name]), layout(whole[name])
     kept = {
       path: leaf[np.array(own[leaves[path].name].owners[0]) >= 0]
       for path, leaf in weights.items()
     }
     found[name] = {'rows': unflatten_dict(kept)}
+  return found
+
+
+def of_visits(
+  model: Model, params: Any, variables: Any
+) -> dict[str, dict[tuple[str, ...], jax.Array]]:
+  """The weights of every visit, by stack and path: a leading axis of visits.
+
+  Of a part that a visit does not read, any values. Arguments as `spread`.
+  """
+  found, lender = {}, None
+  for name, side in sides.stacks(model).items():
+    stored = params[name]
+    if lender is not None:
+      stored = bank.borrowed(stored, lender, components(side), layout(side))
+    lender = stored
+    found[name] = _of_every_visit(side, stored, variables.get('tables', {}))
   return found
 
 

@@ -25,13 +25,32 @@ Array = np.ndarray
 Flat = dict[tuple[str, ...], Array]
 
 
+def _mean(same: Array) -> Array:
+  """The mean over the leading axis; of equal entries exactly these."""
+  return same[0] + (same - same[:1]).mean(axis=0)
+
+
 def _average(layers: Array, table: Array) -> Array:
   """Every row is the mean of its layers: the least squared error."""
   rows = range(table.max() + 1)
-  return np.stack([layers[table == row].mean(axis=0) for row in rows])
+  return np.stack([_mean(layers[table == row]) for row in rows])
 
 
-def _step(layers: Array, table: Array) -> Array:
+def _principal(layers: Array, table: Array) -> Array:
+  """Every row is its layers' mean along their leading singular direction.
+
+  What they have in common stays, and what only some of them have goes.
+  """
+  rows = []
+  for row in range(table.max() + 1):
+    same = layers[table == row]
+    flat = same.reshape(len(same), -1)
+    leading = np.linalg.eigh(flat @ flat.T)[1][:, -1]
+    rows.append(np.tensordot(leading.mean() * leading, same, axes=1))
+  return np.stack(rows)
+
+
+def _stepwise(layers: Array, table: Array) -> Array:
   """Layers at even distances, the first and the last among them."""
   picked = np.linspace(0, len(layers) - 1, table.max() + 1)
   return layers[np.round(picked).astype(int)]
@@ -49,9 +68,10 @@ def _upper(layers: Array, table: Array) -> Array:
 
 STARTS: dict[str, Callable[[Array, Array], Array]] = {
   'average': _average,
-  'step': _step,
+  'stepwise': _stepwise,
   'lower': _lower,
   'upper': _upper,
+  'svd': _principal,
 }
 PRODUCTS = ('svd', 'zero')
 
@@ -146,7 +166,7 @@ def _targets(
     owner = (*other.split('.'), path[-1]) if other else path
     uses.setdefault(owner, []).append(given[path])
   return {
-    path: _folded(np.mean(same, axis=0), components[leaves[path].name], leaf)
+    path: _folded(_mean(np.stack(same)), components[leaves[path].name], leaf)
     for path, same in uses.items()
     for leaf in [leaves[path]]
   }

@@ -88,7 +88,8 @@ def _train(
   restored = checkpoints.restore(compiled.shapes)
   if restored:
     start, state, position = restored
-    data.set_state(position['data'])
+    if position['data']:  # none: made by a conversion, see compress/begin.py
+      data.set_state(position['data'])
     tokens, unread = position['tokens'], position['unread']
     adapter.set_state(position['adapt'])
   else:

@@ -122,6 +122,19 @@ def read_config(workdir: Path) -> Config:
     raise BadInput(f'{path} is not a config: {error}') from None
 
 
+def begun(workdir: Path) -> Config:
+  """The config of a run that is to be gone on with.
+
+  Raises:
+    BadInput: as `read_config`.
+  """
+  need(
+    (workdir / CONFIG).exists(),
+    f'train needs --config, for {workdir} has no run yet',
+  )
+  return read_config(workdir)
+
+
 def conclude(
   workdir: Path, config: Config, measured: Mapping[str, Any]
 ) -> dict[str, Any]:

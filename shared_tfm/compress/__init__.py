@@ -1,0 +1,1 @@
+"""Weights that exist, in another form: other sharing, other files."""

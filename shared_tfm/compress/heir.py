@@ -1,0 +1,193 @@
+"""A run that is made of another network's weights, and what that costs."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from shared_tfm import config as configs
+from shared_tfm import config_file, files, tasks
+from shared_tfm.compress import begin, convert, sources
+from shared_tfm.config import Config
+from shared_tfm.data import tokenizers
+from shared_tfm.errors import need, unknown
+from shared_tfm.train import hosts, loop, runs
+from shared_tfm.train.programs import evaluate, programs
+from shared_tfm.train.state import State
+
+MARKDOWN = 'conversion.md'
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """What a conversion is asked for; see `convert.convert`."""
+
+  source: str
+  checkpoint: str = 'best'
+  init: str = 'average'
+  products: str = 'svd'
+  seed: int = 0
+
+
+def make(
+  asked: Asked,
+  workdir: Path,
+  sharing: str = '',
+  overrides: Sequence[str] = (),
+  tune: bool = False,
+) -> dict[str, Any]:
+  """Makes the run's folder, and with `tune` trains it.
+
+  Args:
+    asked: the weights, and how they are fitted.
+    workdir: new or empty; with `tune` it may be one that the same call began,
+      which goes on.
+    sharing: the scheme, as `configs.with_sharing` takes it; '': as it is, but
+      for the overrides.
+    overrides: of the config that the weights come with, as on a command line.
+    tune: whether to measure the loss before and after, train, and measure.
+
+  Returns:
+    What is known, also in conversion.json; 'loss' of the 'donor', 'converted'
+    and 'tuned' in nats per token, on the same batches.
+
+  Raises:
+    BadInput: a folder or a field that is none, or weights that do not fit.
+    OSError: something could not be written.
+  """
+  if asked.init not in convert.STARTS:
+    raise unknown('--init', asked.init, convert.STARTS)
+  need(not hosts.several(), 'a conversion is made by one process')
+  config = _config(sources.config(Path(asked.source)), sharing, overrides)
+  known = _begun(workdir, asked, config) if tune else None
+  if known is None:
+    begin.check(workdir)
+    known = _made(asked, workdir, config, tune)
+  if tune:
+    known = _tuned(workdir, config, known)
+  files.replace(workdir / MARKDOWN, text(known))
+  return known
+
+
+def _config(config: Config, sharing: str, overrides: Sequence[str]) -> Config:
+  """The config of the run that is made."""
+  train = dataclasses.replace(config.train, init_from='')
+  config = dataclasses.replace(config, train=train)
+  if sharing:
+    config = configs.with_sharing(config, sharing)
+  return config_file.changed(config, overrides)
+
+
+def _begun(
+  workdir: Path, asked: Asked, config: Config
+) -> dict[str, Any] | None:
+  """What is known of the same conversion, where it was begun already."""
+  path = workdir / begin.REPORT
+  if not path.exists():
+    return None
+  known = json.loads(path.read_text())
+  there = known['asked']
+  need(
+    there == dataclasses.asdict(asked) and 'donor' in known['losses'],
+    f'workdir {workdir} has another conversion, {there}',
+  )
+  runs.check(workdir, config)
+  return dict(known)
+
+
+def _made(
+  asked: Asked, workdir: Path, config: Config, tune: bool
+) -> dict[str, Any]:
+  """Converts, and makes the folder."""
+  source = sources.load(Path(asked.source), asked.checkpoint)
+  convert.check(source.config.model, config.model)
+
+  def made(folder: Path) -> tuple[State, dict[str, Any]]:
+    tokenizers.take_over(source.folder, folder)
+    losses = {}
+    dataset = tasks.prepare(config, folder) if tune else None
+
+    def measure(name: str, config: Config, state: State) -> None:
+      batches = config.train.eval_batches
+      if dataset:
+        found = evaluate(programs(config), state, dataset, batches)
+        losses[name] = found['loss']
+
+    if tune:
+      donor = dataclasses.replace(config, model=source.config.model)
+      state = begin.state_of(donor, source.params, source.variables)
+      measure('donor', donor, state)
+    fresh = programs(config).init(jnp.uint32(config.train.seed)).params
+    fitted = convert.convert(
+      source.config.model,
+      source.params,
+      source.variables,
+      config.model,
+      fresh,
+      asked.init,
+      asked.products,
+      asked.seed,
+    )
+    state = begin.state_of(config, fitted.params, source.variables)
+    measure('converted', config, state)
+    return state, {
+      'asked': dataclasses.asdict(asked),
+      'donor_step': source.step,
+      'donor': convert.counted(source.config),
+      'converted': convert.counted(config),
+      'exact': fitted.exact,
+      'largest_weight_difference': fitted.largest,
+      'relative_errors': fitted.errors,
+      'losses': losses,
+    }
+
+  return begin.begin(workdir, config, made)
+
+
+def _tuned(
+  workdir: Path, config: Config, known: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Trains the run, and adds what came of it."""
+  result = loop.train(config, workdir)
+  losses = {**known['losses'], 'tuned': result['validation_loss']}
+  known = {**known, 'losses': losses, 'steps': result['steps']}
+  known['tokens'] = result['tokens']
+  begin.report(workdir, known)
+  return known
+
+
+def text(known: Mapping[str, Any]) -> str:
+  """What is known, to be read: a table in Markdown."""
+  rows = [('', 'stored', 'applied', 'loss')]
+  for name in ('donor', 'converted', 'tuned'):
+    sizes = known['donor' if name == 'donor' else 'converted']
+    loss = known['losses'].get(name)
+    if name != 'tuned' or 'steps' in known:
+      rows.append(
+        (
+          name,
+          f'{sizes["stored_params"]:,}',
+          f'{sizes["applied_params"]:,}',
+          '-' if loss is None else f'{loss:.4f}',
+        )
+      )
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = [
+    '| ' + ' | '.join(map(str.rjust, row, widths)) + ' |' for row in rows
+  ]
+  lines.insert(1, '|' + '|'.join('-' * (w + 1) + ':' for w in widths) + '|')
+  said = 'every visit has the weights it had'
+  if not known['exact']:
+    errors = ', '.join(
+      f'{name} {error:.3g}' for name, error in known['relative_errors'].items()
+    )
+    said = (
+      f'weights are off by at most {known["largest_weight_difference"]:.3g};'
+      f' relative errors: {errors}'
+    )
+  if 'steps' in known:
+    said += f'; tuned for {known["steps"]:,} steps, {known["tokens"]:,} tokens'
+  return '\n'.join([*lines, '', said, ''])

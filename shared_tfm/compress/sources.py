@@ -1,0 +1,59 @@
+"""Where weights come from: a run's folder."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from shared_tfm.config import Config
+from shared_tfm.train import loop, runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A trained network.
+
+  Attributes:
+    folder: where it is from; a learned tokenizer lies there, too.
+    config: its own.
+    params: its parameters, unboxed.
+    variables: its other collections.
+    opt_state: the optimizer's; None where none is known.
+    step: after how many updates.
+  """
+
+  folder: Path
+  config: Config
+  params: Any
+  variables: Any
+  opt_state: Any = None
+  step: int = 0
+
+
+def config(folder: Path) -> Config:
+  """The config of the network in a folder.
+
+  Raises:
+    BadInput: there is none that can be read.
+  """
+  return runs.read_config(folder)
+
+
+def load(folder: Path, which: str = 'best') -> Source:
+  """The network in a folder.
+
+  Args:
+    folder: of a run.
+    which: of a run's checkpoints, 'best' or 'latest'.
+
+  Raises:
+    BadInput: there is none that can be read.
+  """
+  own, state = loop.load(folder, which)
+  return Source(
+    folder,
+    own,
+    state.params,
+    state.variables,
+    state.opt_state,
+    int(state.step),
+  )
