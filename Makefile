@@ -29,6 +29,7 @@ torture: .venv/ready
 peers: .venv/ready
 	./setup.sh peers
 	$(BIN)/python tests/peers.py
+	$(BIN)/python tests/hf_peers.py
 
 # What is said of speed, measured here: benchmarks/results/DATE-BACKEND.md.
 bench: .venv/ready

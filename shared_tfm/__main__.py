@@ -120,7 +120,7 @@ def parser() -> Parser:
   built.add_argument(
     '--trust', action='store_true', help='whatever their checksums are'
   )
-  command.add_flags(verb(convert))
+  command.add_flags(verb(command.convert), verb(command.export))
   return top
 
 
@@ -147,10 +147,11 @@ def train(args: Any, overrides: Sequence[str]) -> None:
   from shared_tfm.report import history
   from shared_tfm.train import hosts, loop, runs
 
-  if args.config:
-    config = config_file.load(args.config, overrides)
-  else:
-    config = config_file.changed(runs.begun(args.workdir), overrides)
+  config = (
+    config_file.load(args.config, overrides)
+    if args.config
+    else config_file.changed(runs.begun(args.workdir), overrides)
+  )
   hosts.connect(
     args.distributed, args.coordinator, args.num_processes, args.process_id
   )
@@ -257,11 +258,6 @@ def generate(args: Any, overrides: Sequence[str]) -> None:
     args.beam,
     args.cache,
   )
-
-
-def convert(args: Any, overrides: Sequence[str]) -> None:
-  """Give trained weights another sharing scheme, as a run of their own."""
-  command.convert(args, overrides)
 
 
 def prepare(args: Any, overrides: Sequence[str]) -> None:

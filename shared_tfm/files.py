@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from io import RawIOBase
 from pathlib import Path
@@ -22,6 +23,26 @@ def replace(path: Path, content: str | bytes) -> None:
     os.replace(part, path)
   finally:
     part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[Path]:
+  """A folder that is there when all inside has been done, and else is not.
+
+  Args:
+    folder: what it will be; new or empty.
+
+  Yields:
+    Where it is made.
+  """
+  folder = folder.absolute()
+  part = folder.with_name(f'.{folder.name}.{os.getpid()}.part')
+  part.mkdir(parents=True)
+  try:
+    yield part
+    os.replace(part, folder)
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def append(file: RawIOBase, content: bytes) -> None:

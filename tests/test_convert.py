@@ -253,9 +253,7 @@ def test_what_the_verb_refuses(run, capsys):
   assert line('--from=nowhere', to) == (
     'nowhere is no run: it has no config.json'
   )
-  assert (
-    line('--from=run', '--workdir=run') == 'workdir run must be new or empty'
-  )
+  assert line('--from=run', '--workdir=run') == 'run must be new or empty'
   assert line('--from=run', to, '--init=avrage') == (
     "unknown --init 'avrage'; did you mean 'average'?"
   )

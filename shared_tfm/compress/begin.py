@@ -5,8 +5,6 @@ It is an ordinary run after no step, whose one checkpoint has them: `train`,
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,15 +51,15 @@ def state_of(config: Config, params: Any, variables: Any) -> State:
   )
 
 
-def check(workdir: Path) -> None:
+def check(folder: Path) -> None:
   """Checks that a folder can be made.
 
   Raises:
     BadInput: there is something in it.
   """
   need(
-    not workdir.exists() or (workdir.is_dir() and not any(workdir.iterdir())),
-    f'workdir {workdir} must be new or empty',
+    not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+    f'{folder} must be new or empty',
   )
 
 
@@ -83,10 +81,7 @@ def begin(
     OSError: something could not be written.
   """
   check(workdir)
-  workdir = workdir.absolute()
-  part = workdir.with_name(f'.{workdir.name}.{os.getpid()}.part')
-  part.mkdir(parents=True)
-  try:
+  with files.made(workdir) as part:
     state, known = make(part)
     loss = known['losses'].get('converted')
     with runs.claimed(part, config):
@@ -94,9 +89,6 @@ def begin(
       checkpoints.save(0, state, _POSITION, loss)
       checkpoints.close()
       report(part, known)
-    os.replace(part, workdir)
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
   return known
 
 

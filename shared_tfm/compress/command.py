@@ -1,16 +1,33 @@
-"""The flags of the verb `convert`, and what it does."""
+"""The flags of the verbs `convert` and `export`, and what they do."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared_tfm.errors import need, unknown
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-  """The flags of `convert`; kept light, for every verb reads them."""
-  add = parser.add_argument
-  add('--from', dest='source', required=True, metavar='DIR', help='of a run')
+FORMATS = ('huggingface', 'stablehlo')
+_FROM = "a run's folder, or config.json and safetensors of Hugging Face"
+
+
+def add_flags(
+  converts: argparse.ArgumentParser, exports: argparse.ArgumentParser
+) -> None:
+  """The flags of both; kept light, for every verb reads them."""
+  for parser in (converts, exports):
+    parser.add_argument(
+      '--from', dest='source', required=True, metavar='DIR', help=_FROM
+    )
+    parser.add_argument(
+      '--checkpoint', choices=('best', 'latest'), default='best'
+    )
+  add = exports.add_argument
+  add('--to', required=True, metavar='FORMAT', help=' or '.join(FORMATS))
+  add('--out', required=True, type=Path, metavar='DIR', help='new or empty')
+  add('--dtype', default='float32', help='huggingface: of what is stored')
+  add = converts.add_argument
   add('--workdir', required=True, type=Path, help='of the run that is made')
-  add('--checkpoint', choices=('best', 'latest'), default='best')
   add('--sharing', default='', help='its scheme, as in compare; none: unrolled')
   add(
     '--init',
@@ -23,7 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def convert(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-  """Makes a run of weights that exist, and prints what is known of it."""
+  """Give trained weights another sharing scheme, as a run of their own."""
   from shared_tfm.compress import heir
 
   asked = heir.Asked(
@@ -31,3 +48,23 @@ def convert(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   )
   known = heir.make(asked, args.workdir, args.sharing, overrides, args.tune)
   print(heir.text(known), end='')
+
+
+def export(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+  """Write a network for Hugging Face's transformers, or as StableHLO."""
+  need(not overrides, f'export changes nothing, got {" ".join(overrides)}')
+  if args.to not in FORMATS:
+    raise unknown('--to', args.to, FORMATS)
+  from shared_tfm.compress import begin, exported, sources
+  from shared_tfm.compress.hugging_face import writing
+
+  if args.dtype not in writing.DTYPES:
+    raise unknown('--dtype', args.dtype, writing.DTYPES)
+  begin.check(args.out)
+  source = sources.load(Path(args.source), args.checkpoint)
+  model = source.config, source.params, source.variables, args.out
+  if args.to == 'stablehlo':
+    told = exported.write(*model)
+  else:
+    told = writing.write(*model, args.dtype, source.folder)
+  print(json.dumps(told, indent=2))

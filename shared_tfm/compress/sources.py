@@ -1,9 +1,10 @@
-"""Where weights come from: a run's folder."""
+"""Where weights come from: a run's folder, or one of Hugging Face's."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+from shared_tfm.compress.hugging_face import reading
 from shared_tfm.config import Config
 from shared_tfm.train import loop, runs
 
@@ -35,6 +36,8 @@ def config(folder: Path) -> Config:
   Raises:
     BadInput: there is none that can be read.
   """
+  if reading.is_theirs(folder):
+    return reading.config_of(folder)
   return runs.read_config(folder)
 
 
@@ -42,12 +45,15 @@ def load(folder: Path, which: str = 'best') -> Source:
   """The network in a folder.
 
   Args:
-    folder: of a run.
+    folder: of a run, or with a config.json and safetensors of theirs.
     which: of a run's checkpoints, 'best' or 'latest'.
 
   Raises:
     BadInput: there is none that can be read.
   """
+  if reading.is_theirs(folder):
+    own, params = reading.read(folder)
+    return Source(folder, own, params, {})
   own, state = loop.load(folder, which)
   return Source(
     folder,

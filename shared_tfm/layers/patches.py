@@ -56,7 +56,7 @@ class Patches(nn.Module):
     x_BLD = self.patch(patches_BLP)
     if m.pool == 'first':
       first_B1D = jnp.broadcast_to(
-        self.first.astype(x_BLD.dtype), (len(x_BLD), 1, m.d_model)
+        self.first.astype(x_BLD.dtype), (x_BLD.shape[0], 1, m.d_model)
       )
       x_BLD = jnp.concatenate([first_B1D, x_BLD], axis=1)
     if self.positions == 'learned':

@@ -169,7 +169,7 @@ class Backbone(nn.Module):
     """0, 1, ... for every row that is read."""
     vision = self.model.family == 'vision'
     length = self.model.max_len if vision else read.shape[1]
-    return jnp.broadcast_to(jnp.arange(length), (len(read), length))
+    return jnp.broadcast_to(jnp.arange(length), (read.shape[0], length))
 
   def encoded(self, source_BS: jax.Array, mask_BS: jax.Array | None) -> Outputs:
     """The source as the decoder sees it; names begin with 'encoder_'."""

@@ -1,0 +1,411 @@
+"""Files of Hugging Face's: theirs are read, ours say what theirs said.
+
+That `transformers` loads what is written is what hf_peers.py shows, where there
+is torch; here what is written is read again.
+"""
+
+import json
+import shutil
+
+import flax.linen as nn
+import hf_peers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_cli
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
+from test_cli import refused, said
+
+from shared_tfm import config as configs
+from shared_tfm.compress.hugging_face import reading, settings, writing
+from shared_tfm.errors import BadInput
+from shared_tfm.model import build
+
+here, run, trained = test_cli.here, test_cli.run, test_cli.trained
+every_model = pytest.mark.parametrize('name', hf_peers.MODELS)
+
+
+@every_model
+def test_what_is_read_says_what_theirs_said(name):
+  config, params = reading.read(hf_peers.GOLDEN / name)
+  said = hf_peers.ours(config, params)
+  assert hf_peers.difference(said, hf_peers.golden(name)) < 1e-5
+  assert hf_peers.difference(said, hf_peers.golden(name)) > 0  # it can differ
+
+
+@every_model
+def test_what_is_written_is_what_was_read(name, tmp_path):
+  """The tensors that they wrote, under their names, and the same settings."""
+  theirs = hf_peers.GOLDEN / name
+  config, params = reading.read(theirs)
+  told = writing.write(config, params, {}, tmp_path / 'out')
+  kind = json.loads((theirs / 'config.json').read_text())['architectures'][0]
+  assert told['class'] == kind.replace('Mistral', 'Llama')  # which it then is
+  again, back = reading.read(tmp_path / 'out')
+  if name == 'albert_pretraining':  # its two layers in a group are unrolled
+    assert told['rows'] == 8
+    return
+  assert again.model == config.model
+  jax.tree.map(np.testing.assert_array_equal, back, params)
+  written = load_file(tmp_path / 'out' / 'model.safetensors')
+  stored = load_file(theirs / 'model.safetensors')
+  stored = {n: stored[n] for n in stored if n in written}
+  for tensor, values in stored.items():
+    np.testing.assert_array_equal(written[tensor], values)
+  assert written.keys() == stored.keys()
+
+
+def test_the_config_is_theirs():
+  config, _ = reading.read(hf_peers.GOLDEN / 'albert_pretraining')
+  model = config.model
+  assert model.sharing.layer == '0,1,0,1,2,3,2,3'
+  assert (model.num_layers, model.embed_dim, model.d_model) == (8, 8, 16)
+  assert (model.head, model.num_classes) == ('tokens_classes', 2)
+  assert model.activation == 'gelu_tanh'
+  model = reading.config_of(hf_peers.GOLDEN / 'llama_tied').model
+  assert (model.activation, model.use_bias) == ('geglu', True)
+  assert (model.rope_theta, model.norm_eps) == (100.0, 0.01)
+  assert (model.num_kv_heads, model.head_dim) == (2, 8)
+
+
+def test_albert_groups_are_by_their_formula():
+  """Which is none that our tables have a name for, where it comes out odd."""
+  assert settings.groups(4, 2) == (0, 0, 1, 1)
+  assert settings.groups(5, 2) == (0, 0, 0, 1, 1)
+  given = {'model_type': 'albert', 'num_hidden_layers': 5}
+  config = settings.config_of({**given, 'num_hidden_groups': 2}, '')
+  assert config.model.sharing.layer == '0,0,0,1,1'
+
+
+# What we have and they have not.
+
+ENCODER = {
+  'family': 'encoder',
+  'norm_position': 'post',
+  'embed_norm': True,
+  'type_vocab_size': 2,
+}
+
+
+def made(**model):
+  sizes = {'num_layers': 4, 'd_model': 16, 'num_heads': 2, 'max_len': 16}
+  config = configs.cross({'model': {**sizes, 'vocab_size': 48, **model}})
+  tokens = jnp.zeros((1, 16), jnp.int32)
+  shapes = jax.eval_shape(build(config).init, jax.random.key(0), tokens)
+  random = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda leaf: random.normal(0, 0.3, leaf.shape).astype(np.float32),
+    nn.unbox(shapes)['params'],
+  )
+  return config, params
+
+
+@pytest.mark.parametrize(
+  ('model', 'kind', 'rows'),
+  (
+    ({**ENCODER, 'sharing': {'layer': 'all'}}, 'AlbertForMaskedLM', 1),
+    (
+      {**ENCODER, 'embed_dim': 8, 'sharing': {'layer': 'sequence:2'}},
+      'AlbertForMaskedLM',
+      2,
+    ),
+    ({**ENCODER, 'embed_dim': 8}, 'AlbertForMaskedLM', 4),
+    ({**ENCODER, 'sharing': {'layer': 'cycle:2'}}, 'BertForMaskedLM', 4),
+    (
+      {**ENCODER, 'sharing': {'layer': 'all', 'norm': 'none'}},
+      'BertForMaskedLM',
+      4,
+    ),
+    ({**ENCODER, 'type_vocab_size': 0}, 'BertForMaskedLM', 4),
+    ({'sharing': {'layer': 'all+none@2'}}, 'GPT2LMHeadModel', 4),
+    (
+      {
+        'position': 'rotary',
+        'norm': 'rmsnorm',
+        'activation': 'swiglu',
+        'use_bias': False,
+        'num_kv_heads': 1,
+        'sharing': {'layer': 'middle_cycle:1'},
+      },
+      'LlamaForCausalLM',
+      4,
+    ),
+  ),
+)
+def test_what_is_shared_is_stored_once_or_unrolled(model, kind, rows, tmp_path):
+  config, params = made(**model)
+  told = writing.write(config, params, {}, tmp_path / 'out')
+  assert (told['class'], told['rows'], told['layers']) == (kind, rows, 4)
+  again, back = reading.read(tmp_path / 'out')
+  assert (
+    hf_peers.difference(hf_peers.ours(again, back), said_by(config, params))
+    < 1e-5
+  )
+  # A header, four bytes for each parameter, and no copy of any.
+  header = told['bytes'] - 4 * told['parameters']
+  assert 0 < header < 200 * len(load_file(tmp_path / 'out/model.safetensors'))
+
+
+def said_by(config, params):
+  given = list(hf_peers.inputs(config.model.family == 'encoder').values())
+  if not config.model.type_vocab_size:
+    given = given[:2]
+  found = build(config).apply({'params': params}, *given)
+  if config.model.family == 'encoder' and not config.model.type_vocab_size:
+    given.append(np.zeros_like(given[0]))
+  return {'logits_0': np.asarray(found)}
+
+
+@pytest.mark.parametrize(
+  ('model', 'message'),
+  (
+    (
+      {'norm': 'batchnorm'},
+      "no model of theirs computes this; gpt2 has no model.norm 'batchnorm'",
+    ),
+    (
+      {'sharing': {'kv_source': 'sequence:2'}},
+      'no model of theirs computes this; gpt2 has no model.sharing.kv_source'
+      " 'sequence:2'",
+    ),
+    (
+      {'sharing': {'layer': 'all'}, 'depth': {'rule': 'act'}},
+      "no model of theirs computes this; gpt2 has no model.depth.rule 'act',"
+      ' model.depth.core 1',
+    ),
+    (
+      ENCODER | {'norm_position': 'pre'},
+      "no model of theirs computes this; bert has no model.norm_position 'pre'",
+    ),
+  ),
+)
+def test_what_they_cannot_compute(model, message, tmp_path):
+  config, params = made(**model)
+  with pytest.raises(BadInput) as raised:
+    writing.write(config, params, {}, tmp_path / 'out')
+  assert str(raised.value) == message
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'tolerance'), (('bfloat16', 8), ('float16', 11))
+)
+def test_narrow_types_take_half(dtype, tolerance, tmp_path):
+  config, params = made()
+  told = writing.write(config, params, {}, tmp_path / 'out', dtype)
+  _, back = reading.read(tmp_path / 'out')
+  for path, leaf in flatten_dict(back).items():
+    there = flatten_dict(params)[path]
+    assert leaf.dtype == np.float32
+    assert np.abs(leaf - there).max() <= 2.0**-tolerance * np.abs(there).max()
+  assert told['bytes'] < 2.5 * told['parameters']
+
+
+# Files that are not what they should be.
+
+
+@pytest.fixture
+def theirs(tmp_path):
+  """BERT's folder, its tensors, and a way to write them anew."""
+  folder = tmp_path / 'theirs'
+  shutil.copytree(hf_peers.GOLDEN / 'bert', folder)
+  tensors = load_file(folder / 'model.safetensors')
+
+  def write(**changed):
+    content = {
+      **tensors,
+      **{n.replace('__', '.'): t for n, t in changed.items()},
+    }
+    content = {n: t for n, t in content.items() if t is not None}
+    save_file(content, folder / 'model.safetensors')
+
+  return folder, tensors, write
+
+
+def error(folder):
+  with pytest.raises(BadInput) as raised:
+    reading.read(folder)
+  text = str(raised.value)
+  assert '\n' not in text
+  return text.removeprefix(f'{folder}/')
+
+
+def test_a_tensor_that_is_missing_or_too_many_or_of_another_shape(theirs):
+  folder, tensors, write = theirs
+  name = 'bert.encoder.layer.2.output.dense.bias'
+  write(**{name: None})
+  assert error(folder) == f'model.safetensors: no tensor {name} (1 missing)'
+  write(**{name: np.zeros(7, np.float32)})
+  assert error(folder) == (
+    f'model.safetensors: {name} has shape (7,), and its config says (16,)'
+  )
+  write(**{'bert.encoder.layer.4.output.dense.bias': tensors[name]})
+  assert error(folder) == (
+    'model.safetensors has 1 tensors that no bert of this kind has:'
+    ' bert.encoder.layer.4.output.dense.bias'
+  )
+  more = {
+    f'bert.encoder.layer.3.{i}': np.zeros(1, np.float32) for i in range(5)
+  }
+  write(**more)
+  assert error(folder).endswith(
+    'layer.3.0, bert.encoder.layer.3.1, bert.encoder.layer.3.2, …'
+  )
+
+
+@pytest.mark.parametrize('kept', (0, 4, 100, 20000))
+def test_a_file_that_is_cut(theirs, kept):
+  folder, *_ = theirs
+  path = folder / 'model.safetensors'
+  path.write_bytes(path.read_bytes()[:kept])
+  assert error(folder).startswith(
+    'model.safetensors is no whole safetensors file: '
+  )
+
+
+def test_another_architecture(theirs):
+  folder, *_ = theirs
+  shutil.copy(hf_peers.GOLDEN / 'gpt2/model.safetensors', folder)
+  assert error(folder) == (
+    'model.safetensors is of another architecture: it has no tensor of bert,'
+    ' but 40 such as transformer.h.0.attn.c_attn.bias'
+  )
+  save_file({}, folder / 'model.safetensors')
+  assert error(folder) == 'model.safetensors has no tensors'
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  (
+    (
+      {'model_type': 'brt'},
+      "unknown model_type in config.json 'brt'; did you mean 'bert'?",
+    ),
+    (
+      {'architectures': ['BertModel']},
+      "unknown architecture in config.json 'BertModel'; known:"
+      ' BertForMaskedLM, BertForPreTraining, BertForSequenceClassification,'
+      ' BertForQuestionAnswering',
+    ),
+    (
+      {'hidden_act': 'mish'},
+      "unknown hidden_act in config.json 'mish'; known: gelu, gelu_new,"
+      ' gelu_pytorch_tanh, relu',
+    ),
+    (
+      {'position_embedding_type': 'relative_key'},
+      "config.json has position_embedding_type 'relative_key', and only"
+      " 'absolute' can be read",
+    ),
+    (
+      {'model_type': 'llama', 'attention_bias': True},
+      'config.json has mlp_bias False, and another setting model.use_bias True:'
+      ' there is one for both',
+    ),
+    (
+      {'model_type': 'llama', 'rope_scaling': {'type': 'yarn', 'factor': 2.0}},
+      "config.json has rope_type 'yarn', and only 'default' can be read",
+    ),
+    (
+      {'model_type': 'mistral', 'sliding_window': 64},
+      'config.json has sliding_window 64, and only None can be read',
+    ),
+    (
+      {'hidden_size': 15},
+      'model.d_model must be divisible by num_heads unless head_dim is given,'
+      ' got 15 and 2',
+    ),
+    (
+      {'hidden_size': 'wide'},
+      "model.d_model is a int, got 'wide'",
+    ),
+  ),
+)
+def test_a_setting_that_is_none_of_ours(given, message):
+  there = json.loads((hf_peers.GOLDEN / 'bert/config.json').read_text())
+  if given.get('model_type') in ('llama', 'mistral'):
+    there = {}
+  with pytest.raises(BadInput) as raised:
+    settings.config_of({**there, **given}, 'config.json')
+  assert str(raised.value) == message
+
+
+def test_a_folder_that_lacks_a_file(theirs):
+  folder, *_ = theirs
+  (folder / 'model.safetensors').unlink()
+  index = folder / 'model.safetensors.index.json'
+  assert error(folder) == (
+    f'{folder} has neither model.safetensors nor {index.name}'
+  )
+  index.write_text(json.dumps({'weight_map': {'a': 'part.safetensors'}}))
+  assert error(folder) == (
+    f'there is no {folder}/part.safetensors, which {index.name} names'
+  )
+  index.write_text('{')
+  assert error(folder).startswith(f'{index.name} is no index: ')
+
+
+def test_several_files_old_names_and_no_prefix(theirs):
+  """As large checkpoints, and those of old, are stored."""
+  folder, tensors, _ = theirs
+  old = {
+    name.replace('LayerNorm.weight', 'LayerNorm.gamma').replace(
+      'LayerNorm.bias', 'LayerNorm.beta'
+    ): tensor
+    for name, tensor in tensors.items()
+  }
+  names = sorted(old)
+  parts = {'a.safetensors': names[::2], 'b.safetensors': names[1::2]}
+  for file, inside in parts.items():
+    save_file({n: old[n] for n in inside}, folder / file)
+  (folder / 'model.safetensors').unlink()
+  listed = {name: file for file, inside in parts.items() for name in inside}
+  (folder / 'model.safetensors.index.json').write_text(
+    json.dumps({'weight_map': listed})
+  )
+  expected = reading.read(hf_peers.GOLDEN / 'bert')[1]
+  found = reading.read(folder)[1]
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+  base = shutil.copytree(hf_peers.GOLDEN / 'gpt2', folder / 'gpt2')
+  gpt2 = load_file(base / 'model.safetensors')
+  bare = {n.removeprefix('transformer.'): tensor for n, tensor in gpt2.items()}
+  bare['h.0.attn.bias'] = np.tril(np.ones((1, 1, 16, 16), bool))
+  save_file(bare, base / 'model.safetensors')
+  expected = reading.read(hf_peers.GOLDEN / 'gpt2')[1]
+  found = reading.read(base)[1]
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+# The verbs.
+
+
+def test_theirs_to_a_run_and_back(here, capsys):
+  """Imported under another scheme; what is exported is imported again."""
+  theirs = str(hf_peers.GOLDEN / 'gpt2')
+  table = said(capsys, 'convert', f'--from={theirs}', '--workdir=gpt2')
+  assert 'every visit has the weights it had' in table
+  told = json.loads(
+    said(capsys, 'export', '--from=gpt2', '--to=huggingface', '--out=back')
+  )
+  assert told['class'] == 'GPT2LMHeadModel'
+  expected = load_file(hf_peers.GOLDEN / 'gpt2/model.safetensors')
+  written = load_file(here / 'back/model.safetensors')
+  for name, tensor in written.items():
+    np.testing.assert_array_equal(tensor, expected[name])
+  assert written.keys() == expected.keys()
+
+  said(capsys, 'convert', '--from=back', '--workdir=all', '--sharing=all')
+  config, _ = reading.read(here / 'back')
+  shared = json.loads((here / 'all/config.json').read_text())['model']
+  assert shared['sharing']['layer'] == 'all'
+  assert shared['d_model'] == config.model.d_model
+  out = ('export', '--from=run', '--to=onnyx', '--out=new')
+  assert refused(capsys, here, *out) == (
+    "unknown --to 'onnyx'; known: huggingface, stablehlo"
+  )
+  assert refused(capsys, here, *out[:2], '--to=stablehlo', '--out=back') == (
+    'back must be new or empty'
+  )
