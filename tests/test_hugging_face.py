@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_cli
+import tokenizers
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 from test_cli import refused, said
 
 from shared_tfm import config as configs
 from shared_tfm.compress.hugging_face import reading, settings, writing
+from shared_tfm.data import tokenizers as data_tokenizers
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
 
@@ -409,3 +411,55 @@ def test_theirs_to_a_run_and_back(here, capsys):
   assert refused(capsys, here, *out[:2], '--to=stablehlo', '--out=back') == (
     'back must be new or empty'
   )
+
+
+def test_their_tokenizer_and_what_tuning_costs(here, capsys):
+  """A byte-level BPE as GPT-2 has it, whose one special is the last."""
+  bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+  bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+    add_prefix_space=False
+  )
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=300,
+    special_tokens=['<|endoftext|>'],
+    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  bpe.train_from_iterator([(here / 'text.txt').read_text()], trainer)
+  config, params = made(vocab_size=300)
+  writing.write(config, params, {}, here / 'theirs')
+  bpe.save(str(here / 'theirs/tokenizer.json'))
+
+  table = said(
+    capsys,
+    'convert',
+    '--from=theirs',
+    '--workdir=tuned',
+    '--sharing=cycle:2',
+    '--tune',
+    '--config.data.source=text',
+    '--config.data.path=text.txt',
+    '--config.train.num_steps=2',
+    '--config.train.batch_size=2',
+  )
+  known = json.loads((here / 'tuned/conversion.json').read_text())
+  assert set(known['losses']) == {'donor', 'converted', 'tuned'}
+  assert len({f'{loss:.6f}' for loss in known['losses'].values()}) == 3
+  assert '|     tuned |' in table and 'tuned for 2 steps, 64 tokens' in table
+  found = data_tokenizers.make('pretrained', [], 300, here / 'tuned')
+  assert found.eos == bpe.token_to_id('<|endoftext|>') == 0
+  text = 'every row\nof the bank, é'
+  assert found.decode(found.encode(text)) == text
+  assert found.encode('<|endoftext|>a')[0] == 0  # as theirs reads it
+  with pytest.raises(BadInput, match='has no mask'):
+    found.mask  # noqa: B018
+  said(capsys, 'generate', '--workdir=tuned', '--prompt=a', '--tokens=2')
+
+  (here / 'tuned/tokenizer.json').unlink()
+  evaluated = 'evaluate', '--workdir=tuned'
+  assert refused(capsys, here, *evaluated) == (
+    'data.tokenizer pretrained needs tuned/tokenizer.json, which comes with the'
+    ' weights'
+  )
+  (here / 'tuned/tokenizer.json').write_text('{}')
+  assert 'is not a byte-level BPE' in refused(capsys, here, *evaluated)

@@ -78,6 +78,6 @@ CHOICES = {
   ),
   'data.augment': ('none', 'crop', 'crop_flip', 'inception'),
   'data.normalise': ('half', 'channels'),
-  'data.tokenizer': ('bytes', 'bpe', 'characters', 'words'),
+  'data.tokenizer': ('bytes', 'bpe', 'characters', 'words', 'pretrained'),
 }
 GATED = ('swiglu', 'geglu')  # activations with a third projection

@@ -5,6 +5,9 @@
     last but one  end of a document
     last          the mask of masked modelling
 
+(Of one that came with weights, 'pretrained', the end is where its makers put
+it, and there is no mask.)
+
 Every id stands for some bytes, the two last for none. So text that looks like
 a special token is text, and bits per byte can be counted for any tokenizer.
 Words alone lose something, of text that is not prepared for them: how it is
@@ -29,6 +32,8 @@ FILE = 'tokenizer.json'
 CONFIG = 'config.json'  # what a run that has begun has in its folder
 SPECIALS = (b'', b'')  # end of document, mask
 SMALLEST = 256 + len(SPECIALS)
+# What ends a document, by whose making a byte-level BPE is.
+_ENDS = ('<|endoftext|>', '<|end_of_text|>', '</s>')
 GROUP = 256  # texts that are encoded at a time
 PIECE = 1 << 16  # characters of a long text that are taken at a time
 _WORD = re.compile(r' (?=\S)')
@@ -41,10 +46,13 @@ class Tokenizer:
   Attributes:
     pieces: the bytes that each id stands for; none for the specials, the last.
     encode_all: texts to one array of ids, int32, for each; without specials.
+    end: the id that ends a document, where the specials are not the last two
+      and there is no mask; -1: they are.
   """
 
   pieces: tuple[bytes, ...] = dataclasses.field(repr=False)
   encode_all: Callable[[Iterable[str]], Iterator[np.ndarray]]
+  end: int = -1
 
   @property
   def vocab_size(self) -> int:
@@ -54,11 +62,19 @@ class Tokenizer:
   @property
   def eos(self) -> int:
     """The id that ends a document, and fills up what is padded."""
-    return len(self.pieces) - 2
+    return len(self.pieces) - 2 if self.end < 0 else self.end
 
   @property
   def mask(self) -> int:
-    """The id that hides a token in masked language modelling."""
+    """The id that hides a token in masked language modelling.
+
+    Raises:
+      BadInput: there is none.
+    """
+    need(
+      self.end < 0,
+      'data.tokenizer pretrained has no mask, which masked_lm needs',
+    )
     return len(self.pieces) - 1
 
   @functools.cached_property
@@ -116,7 +132,8 @@ def make(
   """The tokenizer of a run.
 
   Args:
-    name: 'bytes', 'bpe', 'characters' or 'words'.
+    name: 'bytes', 'bpe', 'characters' or 'words'; or 'pretrained', which is
+      not learned but lies in the folder.
     texts: what is learned from, unless the folder has a tokenizer already.
     vocab_size: the ids that the model has; what is learned makes the most of
       them.
@@ -131,8 +148,15 @@ def make(
   if name in vocabularies.KINDS:
     pieces, encode_all = vocabularies.make(name, texts, room, path)
     return _fits(Tokenizer((*pieces, *SPECIALS), encode_all), vocab_size, path)
+  if name == 'pretrained':
+    need(
+      path.exists(),
+      f'data.tokenizer pretrained needs {path}, which comes with the weights',
+    )
+    return _fits(_load(path, 'it cannot be used here'), vocab_size, path)
   if name != 'bpe':
-    raise unknown('tokenizer', name, ['bytes', 'bpe', *vocabularies.KINDS])
+    known = ['bytes', 'bpe', *vocabularies.KINDS, 'pretrained']
+    raise unknown('tokenizer', name, known)
   need(
     vocab_size >= SMALLEST,
     f'model.vocab_size must be at least {SMALLEST} for the tokenizer'
@@ -198,27 +222,47 @@ def _train(texts: Iterable[str], size: int, path: pathlib.Path) -> None:
   files.replace(path, bpe.to_str())
 
 
-def _load(path: pathlib.Path) -> Tokenizer:
-  byte_of = _byte_of()
+def _load(path: pathlib.Path, foreign: str = '') -> Tokenizer:
+  """Reads a byte-level BPE.
+
+  Args:
+    path: of the file.
+    foreign: what is said of a file that is none, where it is not of our making
+      and so has special tokens of its own.
+  """
+  byte_of, ended = _byte_of(), -1
   try:
     bpe = hf.Tokenizer.from_file(str(path))
     ids = bpe.get_vocab()
     names = sorted(ids, key=ids.__getitem__)
-    pieces = tuple(bytes(byte_of[c] for c in name) for name in names)
+    added = bpe.get_added_tokens_decoder() if foreign else {}
+    special = {t.content for t in added.values() if t.special}
+    pieces = tuple(
+      b'' if name in special else bytes(byte_of[c] for c in name)
+      for name in names
+    )
     if not pieces or len({*pieces} & {bytes([i]) for i in range(256)}) < 256:
       raise ValueError('it has not all bytes')
+    if foreign:
+      if max(ids.values()) != len(names) - 1:
+        raise ValueError('some ids stand for nothing')
+      ended = next((ids[name] for name in _ENDS if name in special), -1)
+      if ended < 0:
+        raise ValueError(f'it has none of {", ".join(_ENDS)}')
   except Exception as error:  # the library raises nothing narrower
+    rest = foreign or 'delete it and it will be trained anew'
     raise BadInput(
-      f'{path} is not a byte-level BPE ({error!r}); delete it and it will be'
-      ' trained anew'
+      f'{path} is not a byte-level BPE ({error!r}); {rest}'
     ) from None
 
   def encode_all(texts: Iterable[str]) -> Iterator[np.ndarray]:
     texts = iter(texts)
     while group := list(itertools.islice(texts, GROUP)):
-      for found in bpe.encode_batch_fast(group):
+      for found in bpe.encode_batch_fast(group, add_special_tokens=False):
         yield np.array(found.ids, np.int32)
 
+  if foreign:
+    return Tokenizer(pieces, encode_all, ended)
   return Tokenizer((*pieces, *SPECIALS), encode_all)
 
 

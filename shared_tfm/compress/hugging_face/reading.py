@@ -1,5 +1,6 @@
 """A folder of theirs: config.json, and safetensors in one file or several."""
 
+import dataclasses
 import json
 import logging
 import re
@@ -12,6 +13,7 @@ import safetensors
 from shared_tfm.compress.hugging_face import settings, tensors
 from shared_tfm.compress.hugging_face.family import Family
 from shared_tfm.config import Config
+from shared_tfm.data.tokenizers import FILE
 from shared_tfm.errors import BadInput, need
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
@@ -31,12 +33,16 @@ def is_theirs(folder: Path) -> bool:
 
 
 def config_of(folder: Path) -> Config:
-  """The config of a folder of theirs.
+  """The config of a folder of theirs; its tokenizer is used if it has one.
 
   Raises:
     BadInput: see `settings.config_of`.
   """
-  return settings.config_of(_settings(folder), str(folder / CONFIG))
+  config = settings.config_of(_settings(folder), str(folder / CONFIG))
+  if not (folder / FILE).exists():
+    return config
+  data = dataclasses.replace(config.data, tokenizer='pretrained')
+  return dataclasses.replace(config, data=data)
 
 
 def read(folder: Path) -> tuple[Config, Any]:
