@@ -245,6 +245,67 @@ def test_a_run_that_was_made_trains_without_a_config(run, capsys):
   assert json.loads(said(capsys, 'evaluate', '--workdir=all', '--json'))['loss']
 
 
+def moments(state):
+  """Adam's two trees, its count, and the schedule's."""
+  _, (adam, _, rate) = state.opt_state
+  return adam.mu, adam.nu, int(adam.count), int(rate.count)
+
+
+def test_moments_come_along(run, capsys):
+  """Rows that split take a copy, rows that join the mean; and it trains on."""
+  told = said(
+    capsys,
+    *('convert', '--from=run', '--workdir=own', '--sharing=none'),
+    *('--optimizer_state', '--checkpoint=latest'),
+  )
+  assert 'every visit has the weights it had' in told
+  there, here = loop.load('run', 'latest')[1], loop.load('own')[1]
+  path = ('stack', 'rows', 'attention', 'query', 'kernel')
+  for old, new in zip(moments(there)[:2], moments(here)[:2], strict=True):
+    for name in path:
+      old, new = old[name], new[name]
+    assert np.abs(old).max() > 0
+    np.testing.assert_array_equal(new, np.tile(old, (4, 1, 1)))
+  assert moments(here)[2:] == (4, 0)
+  assert moments(there)[2:] == (4, 4)
+
+  back = ('convert', '--from=own', '--workdir=all', '--sharing=all')
+  said(
+    capsys, *back, '--optimizer_state', '--tune', '--config.train.num_steps=1'
+  )
+  _, state = loop.load('all', 'latest')
+  assert moments(state)[2:] == (5, 1)
+
+  refusals = refused(
+    capsys,
+    run.parent,
+    *back[:2],
+    '--workdir=new',
+    '--optimizer_state',
+    '--sharing=all+none@2',
+  )
+  assert refusals == (
+    '--optimizer_state follows rows, and needs specs of one full-rank level;'
+    ' got all+none@2'
+  )
+  assert 'rows that are not random' in refused(
+    capsys,
+    run.parent,
+    *back[:2],
+    '--workdir=new',
+    '--optimizer_state',
+    '--init=random',
+  )
+  assert refused(
+    capsys,
+    run.parent,
+    *back[:2],
+    '--workdir=new',
+    '--optimizer_state',
+    '--config.optimizer.name=lion',
+  ).endswith('got adamw there and lion here')
+
+
 def test_what_the_verb_refuses(run, capsys):
   def line(*words):
     return refused(capsys, run.parent, 'convert', *words)
@@ -271,5 +332,6 @@ def test_what_the_verb_refuses(run, capsys):
 
 def test_train_needs_a_config_or_a_run(here, capsys):
   assert refused(capsys, here, 'train', '--workdir=new') == (
-    'train needs --config, for new has no run yet'
+    'new has no run yet, so this is required: --config (see shared_tfm train'
+    ' --help)'
   )

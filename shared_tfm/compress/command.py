@@ -36,6 +36,7 @@ def add_flags(
   )
   add('--products', default='svd', help='of low rank: svd, or zero')
   add('--seed', type=int, default=0, help='of what is drawn')
+  add('--optimizer_state', action='store_true', help='its moments come along')
   add('--tune', action='store_true', help='measure, train, measure again')
 
 
@@ -44,7 +45,12 @@ def convert(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   from shared_tfm.compress import heir
 
   asked = heir.Asked(
-    args.source, args.checkpoint, args.init, args.products, args.seed
+    args.source,
+    args.checkpoint,
+    args.init,
+    args.products,
+    args.seed,
+    args.optimizer_state,
   )
   known = heir.make(asked, args.workdir, args.sharing, overrides, args.tune)
   print(heir.text(known), end='')

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from shared_tfm import config as configs
 from shared_tfm import config_file, files, tasks
-from shared_tfm.compress import begin, convert, sources
+from shared_tfm.compress import begin, convert, moments, sources
 from shared_tfm.config import Config
 from shared_tfm.data import tokenizers
 from shared_tfm.errors import need, unknown
@@ -23,13 +24,17 @@ MARKDOWN = 'conversion.md'
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-  """What a conversion is asked for; see `convert.convert`."""
+  """What a conversion is asked for; see `convert.convert`.
+
+  With `optimizer_state`, the optimizer's moments come along; see moments.py.
+  """
 
   source: str
   checkpoint: str = 'best'
   init: str = 'average'
   products: str = 'svd'
   seed: int = 0
+  optimizer_state: bool = False
 
 
 def make(
@@ -104,6 +109,12 @@ def _made(
   """Converts, and makes the folder."""
   source = sources.load(Path(asked.source), asked.checkpoint)
   convert.check(source.config.model, config.model)
+  need(
+    not asked.optimizer_state
+    or (source.opt_state is not None and asked.init != convert.RANDOM),
+    f'--optimizer_state needs that of a run and rows that are not random, got'
+    f' {source.folder} and --init={asked.init}',
+  )
 
   def made(folder: Path) -> tuple[State, dict[str, Any]]:
     tokenizers.take_over(source.folder, folder)
@@ -132,6 +143,8 @@ def _made(
       asked.seed,
     )
     state = begin.state_of(config, fitted.params, source.variables)
+    if asked.optimizer_state:
+      state = state.replace(opt_state=_moments(source, config, state.opt_state))
     measure('converted', config, state)
     return state, {
       'asked': dataclasses.asdict(asked),
@@ -145,6 +158,14 @@ def _made(
     }
 
   return begin.begin(workdir, config, made)
+
+
+def _moments(source: sources.Source, config: Config, fresh: Any) -> Any:
+  """The optimizer's state that comes along, where it belongs."""
+  made = moments.carried(
+    source.config, source.params, source.opt_state, config, fresh
+  )
+  return jax.device_put(made, programs(config).where.opt_state)
 
 
 def _tuned(

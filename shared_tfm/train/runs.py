@@ -130,7 +130,8 @@ def begun(workdir: Path) -> Config:
   """
   need(
     (workdir / CONFIG).exists(),
-    f'train needs --config, for {workdir} has no run yet',
+    f'{workdir} has no run yet, so this is required: --config (see shared_tfm'
+    ' train --help)',
   )
   return read_config(workdir)
 
