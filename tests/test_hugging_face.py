@@ -319,15 +319,26 @@ def test_another_architecture(theirs):
       'model.d_model must be divisible by num_heads unless head_dim is given,'
       ' got 15 and 2',
     ),
+    ({'hidden_size': 'wide'}, "model.d_model is a int, got 'wide'"),
     (
-      {'hidden_size': 'wide'},
-      "model.d_model is a int, got 'wide'",
+      {'model_type': 'albert', 'num_hidden_groups': 0},
+      'config.json has a setting of a wrong kind: division by zero',
+    ),
+    (
+      {'model_type': ['bert']},
+      "unknown model_type in config.json \"['bert']\"; did you mean 'bert'?",
+    ),
+    (
+      {'architectures': 'BertForMaskedLM'},
+      "unknown architecture in config.json 'B'; known: BertForMaskedLM,"
+      ' BertForPreTraining, BertForSequenceClassification,'
+      ' BertForQuestionAnswering',
     ),
   ),
 )
 def test_a_setting_that_is_none_of_ours(given, message):
   there = json.loads((hf_peers.GOLDEN / 'bert/config.json').read_text())
-  if given.get('model_type') in ('llama', 'mistral'):
+  if given.get('model_type') in ('albert', 'llama', 'mistral'):
     there = {}
   with pytest.raises(BadInput) as raised:
     settings.config_of({**there, **given}, 'config.json')

@@ -14,7 +14,7 @@ from shared_tfm import config_file, files, tasks
 from shared_tfm.compress import begin, convert, moments, sources
 from shared_tfm.config import Config
 from shared_tfm.data import tokenizers
-from shared_tfm.errors import need, unknown
+from shared_tfm.errors import BadInput, need, unknown
 from shared_tfm.train import hosts, loop, runs
 from shared_tfm.train.programs import evaluate, programs
 from shared_tfm.train.state import State
@@ -93,10 +93,13 @@ def _begun(
   path = workdir / begin.REPORT
   if not path.exists():
     return None
-  known = json.loads(path.read_text())
-  there = known['asked']
+  try:
+    known = json.loads(path.read_text())
+    there, measured = known['asked'], 'donor' in known['losses']
+  except (ValueError, TypeError, KeyError) as error:
+    raise BadInput(f'{path} is not what was written: {error!r}') from None
   need(
-    there == dataclasses.asdict(asked) and 'donor' in known['losses'],
+    there == dataclasses.asdict(asked) and measured,
     f'workdir {workdir} has another conversion, {there}',
   )
   runs.check(workdir, config)

@@ -10,7 +10,7 @@ from shared_tfm.compress.hugging_face.family import Family
 from shared_tfm.compress.hugging_face.gpt2 import GPT2
 from shared_tfm.compress.hugging_face.llama import LLAMA, MISTRAL
 from shared_tfm.config import Config, Model, ranges
-from shared_tfm.errors import need, unknown
+from shared_tfm.errors import BadInput, need, unknown
 
 FAMILIES = {f.kind: f for f in (ALBERT, BERT, GPT2, LLAMA, MISTRAL)}
 _ROPE = 'rope_parameters'
@@ -34,6 +34,7 @@ def family_of(given: Mapping[str, Any], where: str) -> Family:
     BadInput: it is none of those that are known.
   """
   kind = given['model_type']
+  kind = kind if isinstance(kind, str) else repr(kind)
   if kind not in FAMILIES:
     raise unknown(f'model_type in {where}', kind, FAMILIES)
   return FAMILIES[kind]
@@ -49,7 +50,17 @@ def config_of(given: Mapping[str, Any], where: str) -> Config:
   Raises:
     BadInput: it is of no known kind, or a setting means what no config says.
   """
-  family, given = family_of(given, where), _flat(given)
+  family = family_of(given, where)
+  try:
+    return configs.cross({'model': _fields(family, _flat(given), where)})
+  except (TypeError, AttributeError, ZeroDivisionError) as error:
+    raise BadInput(f'{where} has a setting of a wrong kind: {error}') from None
+
+
+def _fields(
+  family: Family, given: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+  """What the settings say, as fields of a model."""
   fields: dict[str, Any] = {
     **family.ours,
     'head': _head(family, given, where),
@@ -80,7 +91,7 @@ def config_of(given: Mapping[str, Any], where: str) -> Config:
     fields['num_classes'] = _classes(fields['head'], given)
   if family.kind == 'albert':
     fields |= _groups(given)
-  return configs.cross({'model': fields})
+  return fields
 
 
 def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
