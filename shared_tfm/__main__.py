@@ -1,22 +1,18 @@
-"""The verbs of `python -m shared_tfm`: flags in, one call out."""
+"""The command line of `python -m shared_tfm`: flags, and how it ends."""
 
 import argparse
-import dataclasses
 import errno
-import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from shared_tfm import compile_cache, config_file
-from shared_tfm import config as configs
+from shared_tfm import compile_cache, verbs
 from shared_tfm.compress import command
-from shared_tfm.config import parallel
 from shared_tfm.config.choices import CACHES
-from shared_tfm.errors import BadInput, Diverged, Interrupted, need
+from shared_tfm.errors import BadInput, Diverged, Interrupted
 
 # What a disk may refuse, without saying in which file.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -33,17 +29,21 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
   """The flags of every verb."""
   top = Parser(prog='shared_tfm', description=__doc__)
-  verbs = top.add_subparsers(dest='verb', required=True, metavar='VERB')
+  every = top.add_subparsers(dest='verb', required=True, metavar='VERB')
 
   def verb(function: Callable[..., None]) -> Parser:
     name, text = function.__name__, (function.__doc__ or '').split('\n')[0]
-    made = verbs.add_parser(name, help=text, description=text)
+    made = every.add_parser(name, help=text, description=text)
     made.allow_abbrev = False
     made.set_defaults(run=function)
     return made
 
-  described = verb(describe)
-  trained, compared, timed = verb(train), verb(compare), verb(bench)
+  described = verb(verbs.describe)
+  trained, compared, timed = (
+    verb(verbs.train),
+    verb(verbs.compare),
+    verb(verbs.bench),
+  )
   for made in (described, trained, compared, timed):
     made.add_argument(
       '--config', required=made is not trained, help='a file in configs/'
@@ -61,7 +61,7 @@ def parser() -> Parser:
   trained.add_argument('--coordinator', default='', metavar='HOST:PORT')
   trained.add_argument('--num_processes', type=int, default=0)
   trained.add_argument('--process_id', type=int, default=-1)
-  evaluated, generated = verb(evaluate), verb(generate)
+  evaluated, generated = verb(verbs.evaluate), verb(verbs.generate)
   for made in (trained, compared, evaluated, generated):
     made.add_argument('--workdir', required=True, type=Path)
   for made in (evaluated, generated):
@@ -82,7 +82,7 @@ def parser() -> Parser:
     help="schemes with ';' between them: 'none;cycle:3;attention=all'",
   )
   compared.add_argument('--seeds', type=int, default=1)
-  tabled = verb(table)
+  tabled = verb(verbs.table)
   tabled.add_argument('name', nargs='?', metavar='NAME')
   tabled.add_argument('--list', action='store_true', help='names and titles')
   for made in (evaluated, tabled, timed):
@@ -113,7 +113,7 @@ def parser() -> Parser:
   generated.add_argument(
     '--cache', choices=CACHES, default='visit', help='what is kept apart'
   )
-  built = verb(prepare)
+  built = verb(verbs.prepare)
   built.add_argument('name', metavar='NAME', help='such as mnist or glue/mrpc')
   built.add_argument('--path', default='', help="TFDS's data_dir")
   built.add_argument('--manual_dir', default='', help='files not to download')
@@ -122,166 +122,6 @@ def parser() -> Parser:
   )
   command.add_flags(verb(command.convert), verb(command.export))
   return top
-
-
-def describe(args: Any, overrides: Sequence[str]) -> None:
-  """Owner tables, parameters, FLOPs and bytes of a config."""
-  from shared_tfm import accounting
-  from shared_tfm.report import overview
-
-  cuts = parallel.overrides(args.mesh, args.profile)
-  config = config_file.load(args.config, [*overrides, *cuts])
-  described, text = accounting.describe(config), ''
-  if cuts:
-    from shared_tfm.report import planned
-
-    described['plan'], text = planned.make(config, args.profile)
-  if args.json:
-    print(json.dumps(described))
-  else:
-    print(overview.render(config, described) + text)
-
-
-def train(args: Any, overrides: Sequence[str]) -> None:
-  """Train, evaluate and checkpoint a config; resume in the same folder."""
-  from shared_tfm.report import history
-  from shared_tfm.train import hosts, loop, runs
-
-  config = (
-    config_file.load(args.config, overrides)
-    if args.config
-    else config_file.changed(runs.begun(args.workdir), overrides)
-  )
-  hosts.connect(
-    args.distributed, args.coordinator, args.num_processes, args.process_id
-  )
-  result = loop.train(config, args.workdir)
-  if hosts.is_first():
-    history.draw(args.workdir)
-    print(json.dumps(result, indent=2))
-
-
-def compare(args: Any, overrides: Sequence[str]) -> None:
-  """Train a config under several sharing schemes and seeds, and report."""
-  from shared_tfm.report import compare
-
-  config = config_file.load(args.config, overrides)
-  schemes = [scheme for scheme in args.sharing.split(';') if scheme.strip()]
-  compare.compare(config, schemes, args.seeds, args.workdir)
-  print((args.workdir / 'summary.md').read_text())
-  print(f'report: {args.workdir / "report.html"}')
-
-
-def bench(args: Any, overrides: Sequence[str]) -> None:
-  """Time a config's training step on this machine; no data is needed."""
-  from shared_tfm.report import speed
-  from shared_tfm.train import bench
-
-  config = config_file.load(args.config, overrides)
-  measured = bench.bench(config, args.steps, args.trace)
-  if args.json:
-    print(json.dumps(dataclasses.asdict(measured)))
-  else:
-    print(speed.render(measured))
-
-
-def table(args: Any, overrides: Sequence[str]) -> None:
-  """A paper's table: its numbers beside ours."""
-  from shared_tfm.report import published
-  from shared_tfm.report.published import render
-
-  need(not overrides, f'table takes a NAME, got {" ".join(overrides)} too')
-  need(args.list != bool(args.name), 'table takes a NAME or --list')
-  if args.list:
-    titles = published.titles()
-    print(json.dumps(titles) if args.json else render.listing(titles))
-  else:
-    made = published.make(args.name)
-    print(json.dumps(made.as_json()) if args.json else render.text(made))
-
-
-def evaluate(args: Any, overrides: Sequence[str]) -> None:
-  """Score a trained run on the whole of a split."""
-  from shared_tfm.tasks import prepare
-  from shared_tfm.train import log, loop, programs
-
-  _no(overrides)
-  config, state = loop.load(args.workdir, args.checkpoint)
-  config = _at_depth(config, args)
-  dataset = prepare(config, args.workdir)
-  compiled = programs.programs(config)
-  need(
-    compiled.task.predicts or not args.predictions,
-    '--predictions: this task writes none',
-  )
-  scores = programs.evaluate(compiled, state, dataset, 0, args.split)
-  variables = {'params': state.params, **state.variables}
-  if args.predictions:
-    args.predictions.mkdir(parents=True, exist_ok=True)
-  scores |= compiled.task.score(
-    variables, dataset, args.split, args.predictions
-  )
-  if args.json:
-    print(json.dumps(log.finite(scores)))
-    return
-  for name, value in scores.items():
-    shown = value if isinstance(value, str) else f'{value:.4f}'
-    print(f'{name:<16}{shown}')
-
-
-def generate(args: Any, overrides: Sequence[str]) -> None:
-  """Continue a prompt with a trained run, or translate it."""
-  from shared_tfm.infer import terminal
-  from shared_tfm.infer.choice import Sampling
-  from shared_tfm.tasks import make, prepare
-  from shared_tfm.train import loop
-
-  _no(overrides)
-  config, state = loop.load(args.workdir, args.checkpoint)
-  config = _at_depth(config, args)
-  tokenizer = prepare(config, args.workdir).tokenizer
-  terminal.write(
-    config,
-    {'params': state.params, **state.variables},
-    tokenizer,
-    args.prompt,
-    [make(config).prompt(prompt, tokenizer) for prompt in args.prompt],
-    args.tokens,
-    Sampling(
-      args.temperature,
-      args.top_k,
-      args.top_p,
-      args.repetition_penalty,
-      args.seed,
-    ),
-    args.stop,
-    args.beam,
-    args.cache,
-  )
-
-
-def prepare(args: Any, overrides: Sequence[str]) -> None:
-  """Build a dataset of TFDS, once, for configs with data.source tfds:NAME."""
-  from shared_tfm.data.sources import builders
-
-  need(not overrides, f'prepare takes a NAME, got {" ".join(overrides)} too')
-  print(builders.prepare(args.name, args.path, args.manual_dir, args.trust))
-
-
-def _at_depth(config: configs.Config, args: Any) -> configs.Config:
-  """The config as --loops and --exit would have it."""
-  if args.loops is not None:
-    config = configs.with_loops(config, args.loops)
-  if args.exit is not None:
-    config = configs.with_exit(config, args.exit)
-  return config
-
-
-def _no(overrides: Sequence[str]) -> None:
-  need(
-    not overrides,
-    f'a run has its config; {" ".join(overrides)} cannot change it',
-  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ LEVELS = (
   {'train'},
   {'compress'},
   {'report'},
+  {'verbs'},
   {'__main__'},
 )
 TABLES = tuple(
