@@ -9,6 +9,7 @@ axes, which are the matrix's own; its clipping looks at the whole leaf.)
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from shared_tfm.config import Config, Model, Optimizer, sides
@@ -43,18 +44,38 @@ def schedule(config: Config) -> optax.Schedule:
   return optax.join_schedules([rise, shapes[o.schedule]], [warmup])
 
 
-def make(config: Config) -> optax.GradientTransformation:
-  """The whole update rule, given mean gradients: they are clipped first."""
+def make(config: Config) -> optax.GradientTransformationExtraArgs:
+  """The whole update rule, given mean gradients: they are clipped first.
+
+  Its update takes their `norm` over all leaves, where that is known.
+  """
   rate = schedule(config)
   rule = _rule(config.optimizer, rate, config.model)
   if config.optimizer.visit_rate_power:
     power = config.optimizer.visit_rate_power
     rule = optax.chain(rule, by_visits.scaled_updates(config.model, power))
   if config.optimizer.clip_norm:
-    rule = optax.chain(
-      optax.clip_by_global_norm(config.optimizer.clip_norm), rule
-    )
-  return rule
+    rule = optax.chain(_clipped(config.optimizer.clip_norm), rule)
+  return optax.with_extra_args_support(rule)
+
+
+def _clipped(most: float) -> optax.GradientTransformationExtraArgs:
+  """Gradients times what makes their norm at most `most`.
+
+  `optax.clip_by_global_norm` divides them, and what is divided is written out
+  before its use: another pass over all of it.
+  """
+
+  def update(
+    grads: Any, state: Any, params: Any = None, *, norm: Any = None, **_: Any
+  ) -> Any:
+    norm = optax.tree.norm(grads) if norm is None else norm
+    factor = jnp.where(norm < most, 1.0, most / norm)
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda _: optax.EmptyState(), update
+  )
 
 
 def _rule(

@@ -61,9 +61,15 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
       key,
     )
 
+    norm = optax.tree.norm(grads) / weight
+
     def follow() -> Any:
-      mean = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
-      updates, moments = rule.update(mean, state.opt_state, state.params)
+      # Products and not quotients, which would be written out before their use.
+      each = 1 / weight
+      mean = jax.tree.map(lambda g: g * each.astype(g.dtype), grads)
+      updates, moments = rule.update(
+        mean, state.opt_state, state.params, norm=norm
+      )
       return optax.apply_updates(state.params, updates), moments
 
     def stay() -> Any:
@@ -73,7 +79,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
     metrics = {
       'loss': sums['loss'] / sums['weight'],
       **seen,
-      'grad_norm': optax.tree.norm(grads) / weight,
+      'grad_norm': norm,
       'learning_rate': learning_rate,
       'tokens': task.tokens(batch),
       'skipped': held.skipped,
@@ -139,10 +145,12 @@ def _gradient(
       square = optax.tree.norm(grads, squared=True)
       # Of all shards: none of them takes what another one drops.
       finite = jnp.isfinite(jax.lax.psum(square, shards) if shards else square)
-      kept = jax.tree.map(
-        lambda g: jnp.where(finite, g, jnp.zeros_like(g)), (grads, weight)
-      )
-      _, mean = running.update(kept, mean)
+      weight = jnp.where(finite, weight, 0.0)
+      if parts > 1:  # else nothing follows what is not finite
+        grads = jax.tree.map(
+          lambda g: jnp.where(finite, g, jnp.zeros_like(g)), grads
+        )
+      _, mean = running.update((grads, weight), mean)
       held = held.replace(
         variables=jax.tree.map(
           lambda new, old: jnp.where(finite, new, old),
