@@ -487,6 +487,14 @@ def test_unshared_weights_are_not_copied_either(remat, group):
   assert temporary < (2 if group == 1 else 14) * layer_bytes
 
 
+def test_a_narrow_bank_is_half_as_large():
+  """A CPU would hold it as float32, rounded, and convert every row again."""
+  config = config_of('none', num_layers=12, d_model=256, dtype='bfloat16')
+  lowered, layer_bytes = gradient_program(config)
+  temporary = lowered.compile().memory_analysis().temp_size_in_bytes
+  assert temporary < (6 + 2) * layer_bytes
+
+
 @pytest.mark.parametrize('remat,group', SOME_REMAT)
 def test_the_program_does_not_grow_with_depth(remat, group):
   def size(depth):

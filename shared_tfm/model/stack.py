@@ -33,7 +33,7 @@ from shared_tfm.model import (
   visit,
 )
 from shared_tfm.model.kept import Kept
-from shared_tfm.sharing import bank, links
+from shared_tfm.sharing import bank, links, narrow
 from shared_tfm.sharing.component import Component
 
 RULES = {**recurrence.RULES, **halting.RULES, **routing.RULES}
@@ -79,7 +79,7 @@ class Stack(nn.Module):
     tables = self._tables(found)
     if m.shared_gradient == 'mean':
       stored = links.scaled_by_visits(stored, found, leaves, tables)
-    stored = links.cast(stored, found, leaves, m.dtype, _is_multiplied)
+    stored = narrow.cast(stored, found, leaves, m.dtype, _is_multiplied)
     state = self._collections(layer)
     dropout = self.make_rng('dropout') if self.train and m.dropout else None
     kept = kept and kept.run(0)

@@ -9,14 +9,14 @@ chooses what the backward pass recomputes: see `opaque.py`.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from shared_tfm.sharing import table
+from shared_tfm.sharing import narrow, table
 from shared_tfm.sharing.bank import Layout, Leaf
 from shared_tfm.sharing.component import Component
 from shared_tfm.sharing.levels import DIAGONAL
@@ -29,54 +29,6 @@ Rows = Mapping[str, jax.Array]
 def group(level: int) -> str:
   """The name of a level's tree in the bank."""
   return f'level_{level}' if level else 'rows'
-
-
-class Cast(NamedTuple):
-  """A stored tensor, and the same in the dtype it is multiplied in.
-
-  Attributes:
-    stored: what the gradient of a picked row goes to, in its own dtype.
-    narrow: what rows are picked from.
-  """
-
-  stored: jax.Array
-  narrow: jax.Array
-
-
-def cast(
-  bank: Bank,
-  components: Mapping[str, Component],
-  leaves: Layout,
-  dtype: Any,
-  multiplied: Callable[[tuple[str, ...]], bool],
-) -> dict[str, Any]:
-  """The bank, cast once for all visits where a layer would cast what it reads.
-
-  Which is where a weight is one stored row, and not made of several. A row
-  picked is a wide tensor of narrow values, so that to cast it costs nothing.
-
-  Args:
-    bank: see `weights`.
-    components: by name.
-    leaves: see `bank.layout`.
-    dtype: of the computation.
-    multiplied: of a leaf's path, whether it is rounded to that before use.
-  """
-  if 'rows' not in bank or jnp.dtype(dtype) == jnp.float32:
-    return dict(bank)
-  rows = flatten_dict(bank['rows'])
-  for path, leaf in leaves.items():
-    if path in rows and multiplied(path) and _is_row(components, leaf):
-      narrow = jax.lax.stop_gradient(rows[path]).astype(dtype)
-      rows[path] = Cast(rows[path], narrow)
-  return {**bank, 'rows': unflatten_dict(rows)}
-
-
-def _is_row(components: Mapping[str, Component], leaf: Leaf) -> bool:
-  """Whether a layer's tensor is one stored row as it is."""
-  spec = components[leaf.name].spec
-  whole = len(spec.levels) == 1 and spec.levels[0].full
-  return whole and not (spec.within and leaf.units)
 
 
 def weights(
@@ -136,10 +88,7 @@ def _term(
   row, term = rows[level], component.spec.levels[level]
 
   def pick(leaf: Any) -> jax.Array:
-    if isinstance(leaf, Cast):
-      picked = _picked(leaf.stored, leaf.narrow, row)
-    else:
-      picked = _row(leaf, row)
+    picked = narrow.row(leaf, row)
     return picked if trains is None else _trained(picked, trains)
 
   matrix = len(leaf.shape) > 1
@@ -154,31 +103,6 @@ def _term(
   if term.rank and matrix:
     return _product, (pick(stored[(*path, 'a')]), pick(stored[(*path, 'b')]))
   return _itself, (pick(stored[path]),)
-
-
-def _row(stored: jax.Array, row: jax.Array) -> jax.Array:
-  return jax.lax.dynamic_index_in_dim(stored, row, axis=0, keepdims=False)
-
-
-def _narrow_row(stored: Any, narrow: Any, row: Any) -> jax.Array:
-  return _row(narrow, row).astype(stored.dtype)
-
-
-_picked = jax.custom_vjp(_narrow_row)
-
-
-def _picked_fwd(stored: Any, narrow: Any, row: Any) -> Any:
-  # By itself and not by `_picked`, in which no policy would see a movement.
-  return _narrow_row(stored, narrow, row), (stored, row)
-
-
-def _picked_bwd(kept: Any, grad: Any) -> Any:
-  stored, row = kept
-  zeros = jnp.zeros_like(stored)
-  return jax.lax.dynamic_update_index_in_dim(zeros, grad, row, 0), None, None
-
-
-_picked.defvjp(_picked_fwd, _picked_bwd)
 
 
 def _itself(tensor: jax.Array) -> jax.Array:
