@@ -225,6 +225,28 @@ def test_scaled_token_vectors():
   np.testing.assert_array_equal(*score)
 
 
+def test_gradients_of_a_token_are_added_up_in_float32():
+  """A thousand of them, each 1: a sum in bfloat16 would end at 256."""
+  model = configs.Model(
+    vocab_size=8, d_model=4, embed_dim=4, max_len=1, dtype='bfloat16'
+  )
+  tokens = jnp.full((1000, 1), 3)
+  embedding = Embedding(model)
+  params = embedding.init(jax.random.key(0), tokens, jnp.zeros_like(tokens))
+  params = nn.unbox(params)['params']
+
+  def total(params):
+    x = embedding.apply({'params': params}, tokens, jnp.zeros_like(tokens))
+    assert x.dtype == jnp.bfloat16
+    return jnp.sum(x.astype(jnp.float32))
+
+  gradient = jax.grad(total)(params)
+  for name, row in (('token', 3), ('position', 0)):
+    found = gradient[name]['embedding']
+    assert found.dtype == jnp.float32
+    assert (found[row] == 1000).all() and found.sum() == 4000
+
+
 @pytest.mark.slow
 def test_another_width_in_the_middle_equals_plain_form():
   config = config_of(**SANDWICH, step_signal='sinusoidal')

@@ -12,14 +12,15 @@ from shared_tfm.layers import dot
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.feed_forward import ACTIVATIONS
 from shared_tfm.layers.linear import KERNEL_INIT, linear
+from shared_tfm.layers.lookup import Lookup
 from shared_tfm.layers.norm import Norm
 from shared_tfm.layers.position import position_table, sinusoids
 from shared_tfm.layers.width import Safe
 
 
-def _table(model: Model, rows: int, axis: str | None) -> nn.Embed:
+def _table(model: Model, rows: int, axis: str | None) -> Lookup:
   init = nn.initializers.normal(model.embed_dim**-0.5)
-  return nn.Embed(
+  return Lookup(
     rows,
     model.embed_dim,
     dtype=jnp.dtype(model.dtype),

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
+from shared_tfm.layers.lookup import Lookup
 
 
-def position_table(model: Model, width: int) -> nn.Embed:
+def position_table(model: Model, width: int) -> Lookup:
   """A learned vector of `width` features for each position."""
   init = nn.initializers.normal(width**-0.5)
-  return nn.Embed(
+  return Lookup(
     model.max_len,
     width,
     dtype=jnp.dtype(model.dtype),
