@@ -15,15 +15,18 @@ import pytest
 
 from shared_tfm import config as configs
 from shared_tfm.config.loops import Loops, loops, rerun
+from shared_tfm.config.loops import exits as exits_of
 from shared_tfm.errors import BadInput
 from shared_tfm.layers.attention import Attention
 from shared_tfm.layers.context import Context
+from shared_tfm.layers.cross_entropy import cross_entropy
 from shared_tfm.layers.embedding import Embedding
 from shared_tfm.layers.layer import Layer
 from shared_tfm.model import build, depth, halting, leaving, recurrence, routing
 from shared_tfm.model.visit import Carry
 from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
+from shared_tfm.train.programs import Programs
 
 B, L, D, R = 2, 6, 4, 4
 RANDOM = np.random.default_rng(0)
@@ -683,6 +686,73 @@ RULES = {
     dict(rule='two_level', core=1, backprop_loops=2, supervision=2),
   ),
 }
+
+
+@pytest.mark.parametrize('name', RULES)
+def test_exits_of_a_training_step_are_counted(name):
+  layer, fields = RULES[name]
+  config = config_of(layer, **fields)
+  model = build(config, train=True)
+  shapes = jax.eval_shape(
+    lambda key: model.init_with_output(
+      {'params': key, 'depth': key}, TOKENS, method='outputs'
+    )[0],
+    jax.random.key(0),
+  )
+  assert len(shapes.hidden_XBLD) == exits_of(config.model)
+
+
+def wide(**depth):
+  """A config whose logits, 0.75 MiB an exit of a batch, outweigh all else."""
+  model = {
+    'num_layers': 8,
+    'd_model': 8,
+    'num_heads': 1,
+    'max_len': 48,
+    'vocab_size': 2048,
+    'logits_mb': 1,
+    'sharing': {'layer': 'all'},
+    'depth': {'rule': 'exits', **depth},
+  }
+  return configs.cross({'model': model, 'train': {'batch_size': 2}})
+
+
+def test_the_logits_of_all_exits_together_are_bounded():
+  """Eight exits of 0.75 MiB, and no more than 1 MiB of them at once."""
+  made = Programs(wide())
+  (step,) = made.train.compiled.values()
+  assert step.memory_analysis().temp_size_in_bytes < 4 * 2**20
+  made = Programs(wide(criterion='entropy', threshold=0.99))
+  (step,) = made.evaluate.compiled.values()
+  assert step.memory_analysis().temp_size_in_bytes < 4 * 2**20
+
+
+def test_exits_in_pieces_are_the_exits():
+  config = wide(criterion='latent', threshold=0.3)
+  whole = dataclasses.replace(config.model, logits_mb=256)
+  whole = dataclasses.replace(config, model=whole)
+  tokens = jnp.asarray(RANDOM.integers(0, 2048, (2, 48)))
+  mask = jnp.arange(48)[None] < jnp.array([[48], [30]])
+  variables = build(config).init(jax.random.key(0), tokens)
+
+  def told(config):
+    return jax.jit(
+      lambda v: build(config).apply(
+        v, tokens, tokens, mask, method='exit_losses'
+      )
+    )(variables)
+
+  losses, hits, loops = told(config)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+    (losses, hits, loops),
+    told(whole),
+  )
+  assert losses.shape == hits.shape == (2, 48)
+  assert 1 < loops < 8
+  logits, mean = build(config).apply(variables, tokens, mask, method='exited')
+  np.testing.assert_allclose(losses, cross_entropy(logits, tokens), rtol=1e-5)
+  np.testing.assert_allclose(loops, mean, rtol=1e-6)
 
 
 @pytest.mark.slow

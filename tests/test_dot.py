@@ -2,16 +2,20 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, use_abstract_mesh
 from test_stack import assert_close
 
+from shared_tfm.config import parallel
 from shared_tfm.layers import dot, dot_product
 from shared_tfm.layers.cross_entropy import cross_entropy, in_pieces
 from shared_tfm.layers.keep import keep
+from shared_tfm.train import mesh as meshes
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -135,6 +139,33 @@ def test_pieces_never_hold_all_logits():
 
   compiled = jax.jit(jax.grad(total, (0, 1))).lower(x, table).compile()
   assert compiled.memory_analysis().temp_size_in_bytes < 8 * 2**20
+
+
+@pytest.mark.parametrize(
+  'ways,in_shard,pieces',
+  [
+    ({}, False, 16),
+    ({'data': 4}, False, 4),
+    ({'data': 2, 'fsdp': 2, 'tensor': 2, 'sequence': 2}, False, 1),
+    ({'data': 2, 'tensor': 4}, True, 4),  # its sequences are cut no more
+    ({'data': 2, 'tensor': 3}, False, 8),  # 3 does not divide the vocabulary
+  ],
+)
+def test_pieces_are_of_what_a_device_holds(ways, in_shard, pieces):
+  """Of 16 MiB of logits, at most 1 MiB on each device."""
+  x, table = jnp.zeros((8, 64, 4)), jnp.zeros((8192, 4))
+  targets = jnp.zeros((8, 64), int)
+  axes = dict.fromkeys(parallel.AXES, 1) | ways
+  kinds = (AxisType.Auto,) * len(axes)
+  mesh = jax.sharding.AbstractMesh((*axes.values(),), (*axes,), kinds)
+  rules = meshes.STREAM | ({'batch': ()} if in_shard else {})
+  score = functools.partial(dot.scores, table=table)
+  with use_abstract_mesh(mesh), nn.logical_axis_rules([*rules.items()]):
+    program = jax.make_jaxpr(
+      lambda x: in_pieces(score, x, targets, 0.0, 2**20)
+    )(x)
+  scans = [e.params for e in program.eqns if e.primitive.name == 'scan']
+  assert [scan['length'] for scan in scans] == [pieces] * (pieces > 1)
 
 
 def test_cross_entropy_of_smoothed_labels():

@@ -51,6 +51,15 @@ def loops(model: Model) -> Loops:
   return Loops(0, n, 1, 0)
 
 
+def exits(model: Model) -> int:
+  """At how many places a training step scores the residual stream."""
+  if model.depth.rule == 'two_level':
+    return model.depth.supervision
+  if model.depth.rule in ('ponder', 'exits'):
+    return loops(model).times
+  return 1
+
+
 def control_parameters(model: Model) -> dict[str, int]:
   """How many parameters decide about depth, by part; see model/depth.py."""
   depth, d = model.depth, model.d_model

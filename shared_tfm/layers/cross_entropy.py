@@ -1,13 +1,16 @@
 """Cross-entropy, also of more logits than there is room for at once."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 Score = Callable[[jax.Array], jax.Array]
+LOGITS = ('batch', 'length', 'vocab')  # their logical axes
 
 
 def cross_entropy(
@@ -39,17 +42,15 @@ def in_pieces(
 ) -> tuple[jax.Array, jax.Array]:
   """Cross-entropy of `score(x_BLE)`, and whether the target scores best.
 
-  A piece is every n-th position of all sequences, so that positions cut over
-  devices stay where they are. Its logits are made again in the backward pass;
-  those of all pieces are never held together.
+  The logits of a piece are made again in the backward pass; those of all pieces
+  are never held together.
 
   Args:
     score: a pure function, (B, C, E) to logits (B, C, V).
     x_BLE: what is scored.
     targets_BL: integers below V.
     smoothing: as in `cross_entropy`.
-    most: how many bytes of logits a piece may have; one position of each
-      sequence, if that has more.
+    most: how many bytes of logits a piece may have, see `by_positions`.
 
   Returns:
     Losses in nats (B, L), and booleans (B, L).
@@ -60,22 +61,59 @@ def in_pieces(
     hits_BC = jnp.argmax(logits_BCV, axis=-1) == targets_BC
     return cross_entropy(logits_BCV, targets_BC, smoothing), hits_BC
 
-  logits = jax.eval_shape(score, x_BLE)
-  length = targets_BL.shape[1]
-  count = min(length, -(-logits.size * logits.dtype.itemsize // most))
+  held = on_device(jax.eval_shape(score, x_BLE))
+  found: tuple[jax.Array, jax.Array]
+  found = by_positions(piece, (x_BLE, targets_BL), held, most)
+  return found
+
+
+def by_positions(piece: Any, arrays: Any, held: int, most: int) -> Any:
+  """A function of all positions, run on a part of them at a time.
+
+  A piece is every n-th position of all sequences, so that positions cut over
+  devices stay where they are. What it computes is not kept for the backward
+  pass, unless one piece is all.
+
+  Args:
+    piece: of arrays (B, C, ...); its results are alike.
+    arrays: those, (B, L, ...); a tree for each argument.
+    held: how many bytes a device would hold of them all at once.
+    most: how many it may; one position of each sequence, if that has more.
+
+  Returns:
+    What `piece(*arrays)` does.
+  """
+  batch, length = jax.tree.leaves(arrays)[0].shape[:2]
+  count = min(length, -(-held // most))
   if count <= 1:
-    found: tuple[jax.Array, jax.Array] = piece(x_BLE, targets_BL)
-    return found
+    return piece(*arrays)
 
   def cut(a: jax.Array) -> jax.Array:
     rest = [(0, 0)] * (a.ndim - 2)
     a = jnp.pad(a, [(0, 0), (0, -length % count), *rest])
-    return jnp.moveaxis(a.reshape(len(a), -1, count, *a.shape[2:]), 2, 0)
+    return jnp.moveaxis(a.reshape(batch, -1, count, *a.shape[2:]), 2, 0)
 
-  pieces = jax.lax.map(
-    lambda one: jax.checkpoint(piece)(*one), (cut(x_BLE), cut(targets_BL))
+  def whole(a: jax.Array) -> jax.Array:
+    a = jnp.moveaxis(a, 0, 2)
+    return a.reshape(batch, -1, *a.shape[3:])[:, :length]
+
+  found = jax.lax.map(
+    lambda one: jax.checkpoint(piece)(*one), jax.tree.map(cut, arrays)
   )
-  losses_BL, hits_BL = (
-    jnp.moveaxis(a, 0, 2).reshape(len(x_BLE), -1)[:, :length] for a in pieces
-  )
-  return losses_BL, hits_BL
+  return jax.tree.map(whole, found)
+
+
+def on_device(logits: Any) -> int:
+  """Bytes that each device holds of logits (B, L, V), wherever this is traced.
+
+  What the compiler cuts over the mesh is said by the rules of logical axes;
+  inside a map over shards those are of what a shard has.
+  """
+  ways = jax.sharding.get_abstract_mesh().shape
+  spec: Any = nn.logical_to_mesh_axes(LOGITS)
+  held: int = logits.dtype.itemsize
+  for size, axes in zip(logits.shape, spec, strict=True):
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    cut = math.prod(ways[name] for name in names)
+    held *= size // cut if size % cut == 0 else size
+  return held

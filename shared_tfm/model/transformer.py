@@ -6,8 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm import config as configs
-from shared_tfm.config.loops import loops
-from shared_tfm.layers.cross_entropy import cross_entropy, in_pieces
+from shared_tfm.config.loops import exits, loops
+from shared_tfm.layers.cross_entropy import (
+  by_positions,
+  cross_entropy,
+  in_pieces,
+  on_device,
+)
 from shared_tfm.layers.embedding import Head
 from shared_tfm.layers.heads import Classes, Spans
 from shared_tfm.model.backbone import Backbone, Outputs
@@ -53,7 +58,8 @@ class Transformer(Backbone):
   ) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy of `scores`, and whether the target scores best: (B, L).
 
-    No more than `model.logits_mb` of logits are held at once.
+    No more than `model.logits_mb` of logits are held at once by a device, of
+    all exits that a training step scores so together.
 
     Args:
       hidden_BLD: a normalised residual stream.
@@ -66,7 +72,7 @@ class Transformer(Backbone):
       self.head.transform(hidden_BLD, mask_BL),
       targets_BL,
       smoothing,
-      self.model.logits_mb * 2**20,
+      self.model.logits_mb * 2**20 // exits(self.model),
     )
 
   def __call__(
@@ -105,27 +111,41 @@ class Transformer(Backbone):
     Arguments as `outputs`; the number is None where depth does not adapt.
     """
     outputs = self.outputs(tokens_BL, mask_BL, *args, **source)
-    logits_BLV, exit_BL = self._exits(outputs, mask_BL)
+    logits_BLV, exit_BL = self._read(outputs, mask_BL)
     if exit_BL is None:
       return logits_BLV, _loops(outputs)
-    loops_BL = 1.0 + exit_BL
-    if mask_BL is None:
-      return logits_BLV, jnp.mean(loops_BL)
-    mean = jnp.sum(loops_BL * mask_BL) / jnp.maximum(jnp.sum(mask_BL), 1)
-    return logits_BLV, mean
+    return logits_BLV, _mean(1.0 + exit_BL, mask_BL)
 
-  def _exits(
+  def _read(
     self, outputs: Outputs, mask_BL: jax.Array | None
   ) -> tuple[jax.Array, jax.Array | None]:
-    """Logits where each token leaves, and at which exit that is."""
+    """Logits where each token leaves, and at which exit; None: there is one."""
     if self.model.depth.criterion == 'none':
       return self.scores(outputs.hidden_XBLD[-1], mask_BL), None
-    logits_XBLV = jnp.stack(
-      [self.scores(x_BLD, mask_BL) for x_BLD in outputs.hidden_XBLD]
+    return self._left(
+      self.head.scorer(self.embedding), *self._exits(outputs, mask_BL)
     )
-    exit_BL = left_at(
-      self.model, outputs.hidden_XBLD, logits_XBLV, outputs.weight_XBL
+
+  def _exits(self, outputs: Outputs, mask_BL: jax.Array | None) -> Any:
+    """What `_left` takes: what is scored at each exit, its stream and weight.
+
+    Positions come first, (B, L, X, ...).
+    """
+    scored = [
+      self.head.transform(x_BLD, mask_BL) for x_BLD in outputs.hidden_XBLD
+    ]
+    each = jnp.stack(scored), outputs.hidden_XBLD, outputs.weight_XBL
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 2), each)
+
+  def _left(
+    self, score: Any, x_BLXE: Any, hidden_BLXD: Any, weight_BLX: Any
+  ) -> tuple[jax.Array, jax.Array]:
+    """Logits where each token leaves the loop, and which exit that is."""
+    x_XBLE, hidden_XBLD, weight_XBL = jax.tree.map(
+      lambda a: jnp.moveaxis(a, 2, 0), (x_BLXE, hidden_BLXD, weight_BLX)
     )
+    logits_XBLV = score(x_XBLE)
+    exit_BL = left_at(self.model, hidden_XBLD, logits_XBLV, weight_XBL)
     logits_1BLV = jnp.take_along_axis(
       logits_XBLV, exit_BL[None, :, :, None], axis=0
     )
@@ -140,14 +160,27 @@ class Transformer(Backbone):
     **source: Any,
   ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """`token_losses` where each token leaves the loop; loops as `exited`."""
+    outputs = self.outputs(tokens_BL, mask_BL, *args, **source)
     if self.model.depth.criterion == 'none':
-      outputs = self.outputs(tokens_BL, mask_BL, *args, **source)
       x_BLD = outputs.hidden_XBLD[-1]
       found = self.token_losses(x_BLD, targets_BL, mask_BL=mask_BL)
       return *found, _loops(outputs)
-    logits_BLV, loops = self.exited(tokens_BL, mask_BL, *args, **source)
-    hits_BL = jnp.argmax(logits_BLV, axis=-1) == targets_BL
-    return cross_entropy(logits_BLV, targets_BL), hits_BL, loops
+    score = self.head.scorer(self.embedding)
+
+    def piece(targets_BC: jax.Array, *each: Any) -> Any:
+      logits_BCV, exit_BC = self._left(score, *each)
+      hits_BC = jnp.argmax(logits_BCV, axis=-1) == targets_BC
+      return cross_entropy(logits_BCV, targets_BC), hits_BC, 1.0 + exit_BC
+
+    each = self._exits(outputs, mask_BL)
+    logits_BLV = jax.eval_shape(score, each[0][:, :, 0])
+    losses_BL, hits_BL, loops_BL = by_positions(
+      piece,
+      (targets_BL, *each),
+      len(outputs.hidden_XBLD) * on_device(logits_BLV),
+      self.model.logits_mb * 2**20,
+    )
+    return losses_BL, hits_BL, _mean(loops_BL, mask_BL)
 
   def following(
     self,
@@ -204,7 +237,7 @@ class Transformer(Backbone):
     last = outputs.replace(
       hidden_XBLD=at_last(outputs.hidden_XBLD), weight_XBL=weight_XBL
     )
-    logits_B1V, exit_B1 = self._exits(last, None)
+    logits_B1V, exit_B1 = self._read(last, None)
     times = loops(self.model).times
     loops_B = jnp.full(len(logits_B1V), times)
     if exit_B1 is not None:
@@ -232,6 +265,13 @@ def build(config: Any, train: bool = False) -> Transformer:
     BadInput: see `config.cross`.
   """
   return Transformer(configs.cross(config).model, train)
+
+
+def _mean(loops_BL: jax.Array, mask_BL: jax.Array | None) -> jax.Array:
+  """The mean number of loops, of tokens that are no padding."""
+  if mask_BL is None:
+    return jnp.mean(loops_BL)
+  return jnp.sum(loops_BL * mask_BL) / jnp.maximum(jnp.sum(mask_BL), 1)
 
 
 def _loops(outputs: Outputs) -> jax.Array | None:

@@ -34,8 +34,9 @@ RULES = {
   'vocab': 'tensor',
 }
 
-# So too of what a network computes; see model/visit.py.
-STREAM = {'batch': SHARDS, 'length': 'sequence'}
+# So too of what a network computes: see model/visit.py, and of its logits
+# layers/cross_entropy.py.
+STREAM = {'batch': SHARDS, 'length': 'sequence', 'vocab': 'tensor'}
 
 
 def make(
