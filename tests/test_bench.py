@@ -1,5 +1,6 @@
 """The speed of a config's training step: what is measured, and of what."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -22,7 +23,7 @@ from shared_tfm import accounting, compile_cache, config_file, tasks
 from shared_tfm import config as configs
 from shared_tfm.__main__ import main
 from shared_tfm.report import speed
-from shared_tfm.train import bench, costly, rate, synthetic
+from shared_tfm.train import bench, costly, programs, rate, remat, synthetic
 from shared_tfm.train import mesh as meshes
 
 CONFIG = """\
@@ -194,6 +195,32 @@ def test_programs_of_the_cache_are_told(here):
   finally:
     jax.config.update('jax_compilation_cache_dir', kept)
     compilation_cache.reset_cache()
+
+
+def test_of_policies_the_chosen_one_is_told(here, monkeypatch):
+  """What is rejected takes long to compile here, and is in no cache."""
+  config = remat.under(config_file.load('config.py', []), 'auto')
+  train = dataclasses.replace(config.train, memory_gb=1e-6)
+  config = dataclasses.replace(config, train=train)
+  compiled, shaped = [], programs.Programs._shaped
+
+  def slowly(self, function, **options):
+    made = shaped(self, function, **options)
+    if not compiled:
+      jax.monitoring.record_event(bench.MISSED)
+      made.seconds += 1000
+    compiled.append(made.seconds)
+    return made
+
+  monkeypatch.setattr(programs.Programs, '_shaped', slowly)
+  for _ in range(2):
+    compiled.clear()
+    measured = bench.bench(config, 1)
+  assert (measured.remat, measured.tried) == ('full', 2)
+  assert measured.compile_seconds == compiled[1] < 1000
+  assert measured.cached
+  printed = speed.render(measured)
+  assert re.search('^remat +full, of 2 policies tried$', printed, re.M)
 
 
 def test_a_second_start_finds_its_programs(here):

@@ -99,8 +99,8 @@ def test_eight_devices_by_hand(here):
   assert held['peak'] > sum(held[k] for k in ('state', 'batch', 'temporaries'))
   # Three of four parts come from the others; the sums over 'data' go both ways;
   # whether gradients are finite, the loss, the weight and that of what was kept
-  # are summed over all, norms (ten leaves) over 'fsdp', twice.
-  scalars = 2 * (4 * 7 // 8 + 12 * 7 // 8 + 2 * (40 * 3 // 4))
+  # are summed over all, the norm (ten leaves) over 'fsdp'.
+  scalars = 2 * (4 * 7 // 8 + 12 * 7 // 8 + 40 * 3 // 4)
   assert work['sent'] == {
     'all-gather': 4 * STORED * 3 // 4,
     'all-reduce': 2 * (4 * STORED // 4) // 2 + scalars,
@@ -152,6 +152,20 @@ def test_what_does_not_fit_is_told():
   plan = plans.plan(config.cross(GIVEN), small)
   assert not plan.fits
   assert 'WARNING: it does not fit' in planned.render(plan)
+
+
+@pytest.mark.parametrize(
+  'name,memory,policy',
+  [('h100', 1e9, 'none'), ('h100', 1, 'full'), ('cpu', 1e9, 'dots')],
+)
+def test_the_policy_is_that_of_the_device(name, memory, policy):
+  """A CPU takes 'dots' at best, a GPU 'none'; each the last where none fits."""
+  jax.devices()
+  device = dataclasses.replace(PROFILES[name], memory_bytes=memory)
+  made = config.cross(GIVEN | {'model': MODEL | {'remat': 'auto'}})
+  plan = plans.plan(made, device)
+  assert plan.remat == policy
+  assert f'remat                      {policy}\n' in planned.render(plan)
 
 
 HLO = """\
@@ -211,6 +225,7 @@ def test_a_plan_as_text():
   plan = plans.Plan(
     mesh={'data': 16, 'fsdp': 16, 'tensor': 1, 'sequence': 1},
     step='shard_map',
+    remat='full',
     tokens=1_000_000,
     held=plans.Held(10**9, 5000, 2 * 10**9, 3 * 10**9 + 5000),
     work=plans.Work(2 * 10**13, 3 * 10**13, 10**11, {'all-gather': 10**9}, 0),
@@ -225,6 +240,7 @@ def test_a_plan_as_text():
   expected = """\
     Plan, per device
     devices                    256 (data 16 x fsdp 16), step by shard_map
+    remat                      full
     tokens per step            1,000,000
     state                      1 GB
     batch                      5 kB
@@ -372,7 +388,7 @@ def test_no_kind_of_batch_may_be_one_that_cannot_be_cut():
 
 
 WHOLE = dict.fromkeys(
-  [f.name for f in dataclasses.fields(Profile) if f.name != 'source'], 1e9
+  [f.name for f in dataclasses.fields(Profile) if f.type is float], 1e9
 )
 
 
@@ -394,6 +410,10 @@ WHOLE = dict.fromkeys(
       for wrong in (-1, 0, 'many', True, None, float('nan'), 10**400)
     ),
     (WHOLE | {'source': 3}, 'source of the profile my.json must be text'),
+    *(
+      (WHOLE | {'platform': wrong}, 'platform of the profile my.json must be')
+      for wrong in ('GPU', 3, ['gpu'])
+    ),
   ],
 )
 def test_wrong_profiles(here, capsys, content, rule):

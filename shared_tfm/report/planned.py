@@ -45,6 +45,7 @@ def render(plan: Plan) -> str:
   used = plan.utilisation
   rows = {
     'devices': f'{devices} ({cuts or "no cut"}), step by {plan.step}',
+    'remat': plan.remat,
     'tokens per step': f'{plan.tokens:,}',
     'state': size(held.state),
     'batch': size(held.batch),

@@ -31,7 +31,8 @@ def render(bench: Bench) -> str:
     ),
     'versions': ran,
     'dtype': bench.dtype,
-    'remat': bench.remat,
+    'remat': bench.remat
+    + f', of {bench.tried} policies tried' * (bench.tried > 1),
     'compiled in': (
       f'{time(bench.compile_seconds)}, {programs} program'
       f'{"s" * (programs > 1)}{fetched}'

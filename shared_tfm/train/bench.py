@@ -98,9 +98,9 @@ class Bench:
     peak_bytes: of each device, by the compiler, for the largest step.
     device_peak_bytes: what the first device had in use; None where it does not
       say.
-    compile_seconds: for the training step of every kind, under each policy of
-      `remat` that was tried.
-    cached: whether JAX's persistent cache had all of them that it keeps.
+    tried: how many policies were compiled before that one was taken.
+    compile_seconds: for the training step of every kind, under that policy.
+    cached: whether JAX's persistent cache had all of these that it keeps.
     traced: where a profile was asked for.
   """
 
@@ -114,6 +114,7 @@ class Bench:
   stored_bytes: int
   peak_bytes: int
   device_peak_bytes: int | None
+  tried: int
   compile_seconds: float
   cached: bool
   traced: Traced | None
@@ -145,10 +146,9 @@ def bench(config: Config, steps: int, trace: Path | None = None) -> Bench:
     trace.mkdir(parents=True, exist_ok=True)
 
   # Programs, a state and batches, as a run has them.
-  begin = time.perf_counter()
-  with _counted() as events:
+  with _told() as events:
     step = programs.train
-  compile_seconds = time.perf_counter() - begin
+  counts = collections.Counter(e for e, when in events if when >= step.began)
   state = programs.init(jnp.uint32(config.train.seed))
   batches = [
     programs.put(synthetic.batch(config, shape, config.train.seed))
@@ -206,8 +206,9 @@ def bench(config: Config, steps: int, trace: Path | None = None) -> Bench:
     stored_bytes=accounting.describe(config)['weight_bytes'],
     peak_bytes=programs.peak_bytes,
     device_peak_bytes=memory.get('peak_bytes_in_use'),
-    compile_seconds=compile_seconds,
-    cached=events[HIT] > 0 == events[MISSED],
+    tried=programs.tried,
+    compile_seconds=step.seconds,
+    cached=counts[HIT] > 0 == counts[MISSED],
     traced=traced,
   )
 
@@ -239,16 +240,16 @@ def _step(
 
 
 @contextlib.contextmanager
-def _counted() -> Iterator[collections.Counter[str]]:
-  """Counts what JAX tells of inside, by name."""
-  counts: collections.Counter[str] = collections.Counter()
+def _told() -> Iterator[list[tuple[str, float]]]:
+  """What JAX tells of inside, by name, and when."""
+  events: list[tuple[str, float]] = []
 
   def listen(event: str, **_: Any) -> None:
-    counts[event] += 1
+    events.append((event, time.perf_counter()))
 
   jax.monitoring.register_event_listener(listen)
   try:
-    yield counts
+    yield events
   finally:
     jax.monitoring.unregister_event_listener(listen)
 

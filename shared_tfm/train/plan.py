@@ -12,7 +12,6 @@ own cost analysis is not used: it counts the body of a loop once.
 
 import dataclasses
 import math
-import time
 from typing import Any
 
 import jax
@@ -80,6 +79,8 @@ class Plan:
   Attributes:
     mesh: how many ways each axis cuts.
     step: how it is compiled, 'shard_map' or 'jit'.
+    remat: the policy of recomputation: where the config leaves it to memory,
+      the one that such a device would have.
     tokens: of a batch, all devices together.
     held: by each device.
     work: of each device.
@@ -89,11 +90,12 @@ class Plan:
     utilisation: model_flops, as a part of what the device could have done.
     fits: whether the profile's memory holds the peak.
     profile: of each device.
-    compile_seconds: how long it took to compile.
+    compile_seconds: how long it took to compile, under that policy.
   """
 
   mesh: dict[str, int]
   step: str
+  remat: str
   tokens: int
   held: Held
   work: Work
@@ -123,10 +125,9 @@ def plan(config: Config, profile: Profile) -> Plan:
     held = remat.MARGIN * profile.memory_bytes / 2**30
     train = dataclasses.replace(config.train, memory_gb=held)
     config = dataclasses.replace(config, train=train)
-  programs, start = Programs(config), time.monotonic()
+  programs = Programs(config, platform=profile.platform)
   found = zip(programs.train.compiled.values(), programs.batches, strict=True)
   compiled, batch = max(found, key=lambda pair: peak(pair[0]))
-  taken = time.monotonic() - start
   length = _length(config, batch)
   tokens = config.train.batch_size * length
   counted = accounting.flops_per_token(config.model, length)['train'] * tokens
@@ -144,6 +145,7 @@ def plan(config: Config, profile: Profile) -> Plan:
   return Plan(
     mesh=mesh,
     step='shard_map' if meshes.shard_maps(config, programs.mesh) else 'jit',
+    remat=programs.remat,
     tokens=tokens,
     held=Held(
       state=on_device(programs.shapes),
@@ -158,7 +160,7 @@ def plan(config: Config, profile: Profile) -> Plan:
     utilisation=Span(alone / span.best, alone / span.worst),
     fits=peak(compiled) <= profile.memory_bytes,
     profile=profile,
-    compile_seconds=taken,
+    compile_seconds=programs.train.seconds,
   )
 
 

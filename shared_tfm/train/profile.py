@@ -8,6 +8,7 @@ from typing import Any
 from shared_tfm.errors import BadInput, need, unknown
 
 LARGEST = 1e30  # of any figure
+PLATFORMS = 'cpu', 'gpu', 'tpu'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Profile:
     memory_bandwidth: bytes read or written.
     link_bandwidth: bytes that it can send to others, in one direction.
     source: where the figures are from.
+    platform: JAX's word for it: cpu, gpu, tpu.
   """
 
   bfloat16_flops: float
@@ -29,6 +31,7 @@ class Profile:
   memory_bandwidth: float
   link_bandwidth: float
   source: str = ''
+  platform: str = 'gpu'
 
 
 _DGX = (
@@ -74,6 +77,7 @@ PROFILES = {
     1.228e12,
     300e9,
     'Google Cloud, TPU v4: 2400 Gb/s of links; ' + _TPU,
+    'tpu',
   ),
   'tpu_v5e': Profile(
     197e12,
@@ -82,6 +86,7 @@ PROFILES = {
     0.819e12,
     200e9,
     'Google Cloud, TPU v5e: 1600 Gb/s of links; ' + _TPU,
+    'tpu',
   ),
   'tpu_v5p': Profile(
     459e12,
@@ -90,6 +95,7 @@ PROFILES = {
     2.765e12,
     600e9,
     'Google Cloud, TPU v5p: 4800 Gb/s of links; ' + _TPU,
+    'tpu',
   ),
   'tpu_v6e': Profile(
     918e12,
@@ -98,6 +104,7 @@ PROFILES = {
     1.6e12,
     400e9,
     'Google Cloud, TPU v6e: 3200 Gb/s of links; ' + _TPU,
+    'tpu',
   ),
   'cpu': Profile(
     1.5e12,
@@ -107,6 +114,7 @@ PROFILES = {
     1e9,
     'no data sheet: matrix products as measured on two server cores, the'
     ' rest is a guess to be edited',
+    'cpu',
   ),
 }
 
@@ -145,7 +153,9 @@ def _checked(name: str, given: dict[str, Any]) -> Profile:
       raise unknown(f'field of the profile {name}:', field, [*fields, 'base'])
   if not isinstance(base, str) or (base and base not in PROFILES):
     raise unknown(f'base of the profile {name}:', str(base), PROFILES)
-  start = dataclasses.asdict(PROFILES[base]) if base else {'source': name}
+  start: dict[str, Any] = {'source': name, 'platform': 'gpu'}
+  if base:
+    start = dataclasses.asdict(PROFILES[base])
   given = start | given
   missing = [field for field in fields if field not in given]
   need(
@@ -156,6 +166,13 @@ def _checked(name: str, given: dict[str, Any]) -> Profile:
   for field, value in given.items():
     if field == 'source':
       need(isinstance(value, str), f'source of the profile {name} must be text')
+      continue
+    if field == 'platform':
+      need(
+        value in PLATFORMS,
+        f'platform of the profile {name} must be one of'
+        f' {", ".join(PLATFORMS)}, got {str(value)[:80]}',
+      )
       continue
     need(
       type(value) in (int, float) and 0 < value < LARGEST,

@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +32,13 @@ def _programs(config: Config) -> 'Programs':
 
 
 class Shaped:
-  """One program for each kind of batch."""
+  """One program for each kind of batch.
+
+  Attributes:
+    compiled: the programs.
+    began: when they began to be compiled, by `time.perf_counter`.
+    seconds: that it took.
+  """
 
   def __init__(self, function: Any, shapes: Any, batches: Any, **options: Any):
     """Compiles.
@@ -42,10 +49,12 @@ class Shaped:
       batches: the shapes of each kind.
       **options: of `jax.jit`.
     """
+    self.began = time.perf_counter()
     jitted = jax.jit(function, **options)
     self.compiled = {
       _kind(batch): jitted.lower(shapes, batch).compile() for batch in batches
     }
+    self.seconds = time.perf_counter() - self.began
 
   def __call__(self, state: Any, batch: Any) -> Any:
     """Runs the program that fits the batch."""
@@ -68,14 +77,20 @@ def _kind(batch: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
 class Programs:
   """What a run executes, each compiled when it is first asked for."""
 
-  def __init__(self, config: Config, mesh: jax.sharding.Mesh | None = None):
+  def __init__(
+    self,
+    config: Config,
+    mesh: jax.sharding.Mesh | None = None,
+    platform: str = '',
+  ):
     """Remembers the config, whose seed plays no part.
 
     Args:
       config: as `config.cross` returns it.
       mesh: to have a state on; None for the config's own.
+      platform: whose policies of recomputation are tried; '' for the mesh's.
     """
-    self.config, self._mesh = config, mesh
+    self.config, self._mesh, self._platform = config, mesh, platform
     self.task = tasks.make(config)
 
   @functools.cached_property
@@ -117,20 +132,30 @@ class Programs:
   @property
   def train(self) -> Any:
     """(state, batch) -> (state, metrics); the state is donated."""
-    return self._train[1]
+    return self._train[-1]
 
   @property
   def remat(self) -> str:
     """The policy of `model.remat` that the training step has."""
-    return self._train[0]
+    return self._train[0][-1]
+
+  @property
+  def tried(self) -> int:
+    """How many policies were compiled before one was taken."""
+    return len(self._train[0])
 
   @functools.cached_property
-  def _train(self) -> tuple[str, Shaped]:
-    """The fastest training step that fits, or else the smallest."""
+  def _train(self) -> tuple[Sequence[str], Shaped]:
+    """The policies that were tried, and the training step by the last of them:
+
+    the fastest that fits, or else the smallest.
+    """
     device = self.mesh.local_devices[0]
     budget = remat.budget(self.config, device)
-    tried = remat.policies(self.config, device.platform)
-    for policy in tried:
+    policies = remat.policies(self.config, self._platform or device.platform)
+    tried = []
+    for policy in policies:
+      tried.append(policy)
       try:
         step = self._shaped(
           steps.train_step(remat.under(self.config, policy)),
@@ -141,12 +166,12 @@ class Programs:
         fits = step.peak_bytes <= budget
       except jax.errors.JaxRuntimeError as error:
         # A TPU's compiler itself says what does not fit.
-        if policy == tried[-1] or 'RESOURCE_EXHAUSTED' not in str(error):
+        if policy == policies[-1] or 'RESOURCE_EXHAUSTED' not in str(error):
           raise
         fits = False
-      if len(tried) == 1 or hosts.agreed(fits):
+      if len(policies) == 1 or hosts.agreed(fits):
         break
-    return policy, step
+    return tried, step
 
   @functools.cached_property
   def evaluate(self) -> Any:
