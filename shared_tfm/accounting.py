@@ -8,10 +8,10 @@ import math
 from typing import Any
 
 from shared_tfm.config import GATED, Config, Model, loops, shapes, sides
+from shared_tfm.config.precision import BYTES
 from shared_tfm.sharing import levels, table
 
 SOURCES = ('kv_source', 'map_source')
-BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2}
 
 
 def outer_parameters(model: Model) -> dict[str, int]:
@@ -158,7 +158,7 @@ def _layer_flops(stack: Model, length: int) -> int:
 def kv_bytes_per_token(model: Model) -> int:
   """Bytes of keys and values a decoder keeps for each token, one set a visit.
 
-  G K keys and as many values, in the computation's dtype, for every layer that
+  G K keys and as many values, in the compute dtype, for every layer that
   makes its own; one that reuses an attention map needs no keys. An encoder
   keeps none; what a decoder keeps of a source is not counted.
   """
@@ -173,7 +173,7 @@ def kv_bytes_per_token(model: Model) -> int:
     kept += _makers(stack, sharing.kv_source or sharing.map_source)
     kept *= sum(loops.shares(stack)) / stack.num_layers
     entries += kept * stack.num_kv_heads * stack.head_dim
-  return round(entries * BYTES[model.dtype])
+  return round(entries * BYTES[model.precision.compute])
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def describe(config: Config) -> dict[str, Any]:
     'sharing_ratio': ratio,
     'flops_per_token': flops_per_token(model),
     'kv_bytes_per_token': kv_bytes_per_token(model),
-    'weight_bytes': BYTES['float32'] * counts['stored'],
+    'weight_bytes': BYTES[model.precision.param] * counts['stored'],
   }
 
 

@@ -76,6 +76,13 @@ CASES = {
     },
     SOME,
   ),
+  **{
+    dtype: (
+      {'model': {**DECODER, 'dtype': dtype, 'sharing': {'layer': 'all'}}},
+      [*SOME, {'data': 2, 'fsdp': 2, 'tensor': 2}],
+    )
+    for dtype in ('bfloat16', 'float8')
+  },
   'batchnorm': (
     {
       'model': {**DECODER, 'norm': 'batchnorm', 'sharing': {'layer': 'all'}},
@@ -180,6 +187,9 @@ def main(case):
           'mesh': shape,
           'step': step,
           'gradients': apart(here['gradients'], alone['gradients']),
+          'layers': apart(
+            here['gradients']['stack'], alone['gradients']['stack']
+          ),
           'params': apart(here['params'], alone['params']),
           'losses': apart(here['losses'], alone['losses']),
           'eval_loss': abs(here['eval_loss'] / alone['eval_loss'] - 1),

@@ -12,12 +12,14 @@ from jax.sharding import AxisType, use_abstract_mesh
 from test_stack import assert_close
 
 from shared_tfm.config import parallel
+from shared_tfm.config.precision import PRECISIONS
 from shared_tfm.layers import dot, dot_product
 from shared_tfm.layers.cross_entropy import cross_entropy, in_pieces
 from shared_tfm.layers.keep import keep
 from shared_tfm.train import mesh as meshes
 
 DTYPES = ('float32', 'bfloat16', 'float16')
+FLOAT32 = PRECISIONS['float32']
 
 
 def draw(seed, *shape):
@@ -49,7 +51,7 @@ def test_affine_and_its_gradients_are_those_of_rounded_operands(
   weight = draw(3, *shape, 8)
 
   def total(x, kernel, shift):
-    y = dot.affine(x, kernel, shift if bias else None, dtype)
+    y = dot.affine(x, kernel, shift if bias else None, PRECISIONS[dtype])
     assert y.dtype == dtype
     return jnp.sum(y.astype(jnp.float32) * weight), y
 
@@ -73,7 +75,7 @@ def test_a_weights_gradient_is_not_rounded():
   x, weight = (rounded(draw(i, 1000, 4), 'bfloat16') for i in range(2))
 
   def total(kernel):
-    y = dot.affine(jnp.float32(x), kernel, None, 'bfloat16')
+    y = dot.affine(jnp.float32(x), kernel, None, PRECISIONS['bfloat16'])
     return jnp.sum(y.astype(jnp.float32) * jnp.float32(weight))
 
   found = jax.jit(jax.grad(total))(draw(2, 4, 4))
@@ -85,7 +87,9 @@ def test_a_weights_gradient_is_not_rounded():
 def test_scores_are_float32(dtype, axes):
   x, table = draw(0, 2, 3, 6).astype(dtype), draw(1, 9, 6)
   given = table if axes == 've' else table.T
-  found = jax.jit(functools.partial(dot.scores, axes=axes))(x, given)
+  found = jax.jit(
+    functools.partial(dot.scores, precision=PRECISIONS[dtype], axes=axes)
+  )(x, given)
   assert found.dtype == jnp.float32
   assert_close(found, rounded(x, dtype) @ rounded(table, dtype).T, 1e-3)
 
@@ -107,7 +111,7 @@ def test_a_loss_in_pieces_is_the_loss(smoothing, length, rows):
   weight = draw(3, 2, length)
 
   def losses(x, table, most):
-    score = functools.partial(dot.scores, table=table)
+    score = functools.partial(dot.scores, table=table, precision=FLOAT32)
     return in_pieces(score, x, targets, smoothing, most)
 
   def plain(x, table):
@@ -134,7 +138,7 @@ def test_pieces_never_hold_all_logits():
   targets = jnp.zeros((8, 256), int)
 
   def total(x, table):
-    score = functools.partial(dot.scores, table=table)
+    score = functools.partial(dot.scores, table=table, precision=FLOAT32)
     return jnp.sum(in_pieces(score, x, targets, 0.1, 2**20)[0])
 
   compiled = jax.jit(jax.grad(total, (0, 1))).lower(x, table).compile()

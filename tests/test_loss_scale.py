@@ -61,7 +61,7 @@ def test_it_is_doubled_after_three_good_ones_and_halved_at_once(
   assert found == values
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float8'])
 def test_other_dtypes_have_none(dtype):
   made = crossed(model__dtype=dtype)
   state = jax.eval_shape(lambda: states.initial(made, jnp.uint32(0)))

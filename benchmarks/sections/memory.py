@@ -47,7 +47,7 @@ def _beyond(visits: int, scheme: str) -> tuple[int, int]:
   (step,) = made.train.compiled.values()
   model = made.config.model
   inputs = visits * ROWS * model.max_len * model.d_model
-  inputs *= accounting.BYTES[model.dtype]
+  inputs *= accounting.BYTES[model.precision.compute]
   return step.memory_analysis().temp_size_in_bytes - inputs, inputs
 
 

@@ -1,5 +1,7 @@
 """What the fields of a configuration that name something may hold."""
 
+from shared_tfm.config.precision import PRECISIONS
+
 CACHES = ('visit', 'first', 'owner')  # see model/kept.py
 
 CHOICES = {
@@ -23,7 +25,7 @@ CHOICES = {
   'model.step_signal': ('none', 'learned', 'sinusoidal'),
   'model.embed_project': ('linear', 'safe'),
   'model.embed_scale': ('none', 'width'),
-  'model.dtype': ('float32', 'bfloat16', 'float16'),
+  'model.dtype': tuple(PRECISIONS),
   'model.head': ('', 'tokens', 'classes', 'spans', 'tokens_classes'),
   'model.pool': ('first', 'last', 'mean'),
   'model.residual_scale': ('none', 'depth'),

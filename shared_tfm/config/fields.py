@@ -6,6 +6,8 @@
 import dataclasses
 from typing import Any
 
+from shared_tfm.config.precision import PRECISIONS, Precision
+
 
 def _part(path: str) -> Any:
   """A sharing spec for `path`; empty, it follows its nearest ancestor."""
@@ -178,7 +180,7 @@ class Model:
   head_bias: bool = False  # of the logits; an encoder's head always has one
   tie_source: bool = True  # source and target have one token table
   dropout: float = 0.0
-  dtype: str = 'float32'  # of the computation; parameters stay float32
+  dtype: str = 'float32'  # a policy of config/precision.py
   residual_scale: str = 'none'  # depth: sublayers add y / sqrt(2 N)
   shared_gradient: str = 'sum'  # of a row's visits: sum, mean, owner's only
   tables: str = 'fixed'  # state: in the train state, as `adapt` needs it
@@ -189,6 +191,11 @@ class Model:
   sharing_decoder: Sharing = Sharing(layer='')  # where it differs from sharing
   depth: Depth = Depth()
   experts: Experts = Experts()
+
+  @property
+  def precision(self) -> Precision:
+    """What `dtype` says of every kind of number."""
+    return PRECISIONS[self.dtype]
 
   @property
   def causal(self) -> bool:

@@ -11,7 +11,7 @@ from shared_tfm.config import Model
 from shared_tfm.layers import dot
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.feed_forward import ACTIVATIONS
-from shared_tfm.layers.linear import KERNEL_INIT, linear
+from shared_tfm.layers.linear import KERNEL_INIT, linear_outside
 from shared_tfm.layers.lookup import Lookup
 from shared_tfm.layers.norm import Norm
 from shared_tfm.layers.position import position_table, sinusoids
@@ -23,7 +23,7 @@ def _table(model: Model, rows: int, axis: str | None) -> Lookup:
   return Lookup(
     rows,
     model.embed_dim,
-    dtype=jnp.dtype(model.dtype),
+    dtype=jnp.dtype(model.precision.compute),
     embedding_init=nn.with_logical_partitioning(init, (axis, 'embed')),
   )
 
@@ -55,7 +55,7 @@ class Embedding(nn.Module):
     if m.embed_project == 'safe':
       self.project: Any = Safe(m, self.train)
     elif m.embed_dim != m.d_model:
-      self.project = linear(m, m.d_model, (None, 'embed'))
+      self.project = linear_outside(m, m.d_model, (None, 'embed'))
     self.drop = nn.Dropout(m.dropout, deterministic=not self.train)
 
   def __call__(
@@ -80,7 +80,7 @@ class Embedding(nn.Module):
         of these, and is replaced by what it keeps now; None: of none.
 
     Returns:
-      (B, L, D) in `model.dtype`.
+      (B, L, D) in the compute dtype.
     """
     m = self.model
     x_BLE = (table or self).token(tokens_BL)
@@ -122,7 +122,7 @@ class Head(nn.Module):
     m = self.model
     encoder = m.family == 'encoder'
     if encoder or (m.tie_embeddings and m.embed_dim != m.d_model):
-      self.project = linear(m, m.embed_dim, ('embed', None))
+      self.project = linear_outside(m, m.embed_dim, ('embed', None))
     if encoder:
       self.norm = Norm(m, self.train)
     if encoder or m.head_bias:
@@ -157,7 +157,7 @@ class Head(nn.Module):
       bias = self.bias
 
     def score(x: jax.Array) -> jax.Array:
-      logits = dot.scores(x, table, axes)
+      logits = dot.scores(x, table, m.precision, axes)
       if bias is None:
         return logits
       return logits + jnp.expand_dims(bias, tuple(range(x.ndim - 1)))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
-from shared_tfm.layers.linear import linear
+from shared_tfm.layers.linear import linear_outside
 
 
 class Classes(nn.Module):
@@ -24,9 +24,9 @@ class Classes(nn.Module):
     """Declares the pooler, and what scores the classes."""
     m = self.model
     if m.pooler:
-      self.pool = linear(m, m.d_model, ('embed', None))
+      self.pool = linear_outside(m, m.d_model, ('embed', None))
     self.drop = nn.Dropout(m.dropout, deterministic=not self.train)
-    self.score = linear(m, m.num_classes, (None, None))
+    self.score = linear_outside(m, m.num_classes, (None, None))
 
   def __call__(
     self, x_BLD: jax.Array, mask_BL: jax.Array | None = None
@@ -41,7 +41,7 @@ class Classes(nn.Module):
     if self.model.pooler:
       x_BD = jnp.tanh(self.pool(x_BD))
     scored: Any = self.score(self.drop(x_BD))
-    return scored.astype(jnp.float32)
+    return scored.astype(self.model.precision.output)
 
 
 def _pooled(how: str, x_BLD: jax.Array, mask_BL: jax.Array | None) -> jax.Array:
@@ -72,9 +72,9 @@ class Spans(nn.Module):
 
   def setup(self) -> None:
     """Declares the map."""
-    self.score = linear(self.model, 2, ('embed', None))
+    self.score = linear_outside(self.model, 2, ('embed', None))
 
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
     """From the last residual stream to float32 logits (B, L, 2)."""
     scored: Any = self.score(x_BLD)
-    return scored.astype(jnp.float32)
+    return scored.astype(self.model.precision.output)

@@ -4,9 +4,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from shared_tfm.config import Model
+from shared_tfm.config.precision import Precision
 from shared_tfm.layers import dot
 
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
@@ -18,14 +18,14 @@ class Linear(nn.Module):
   Attributes:
     width: the output features.
     use_bias: whether there is one.
-    dtype: of the computation.
+    precision: the policy.
     axes: logical names of the kernel's input and output axes.
     kernel_init: of the kernel.
   """
 
   width: int
   use_bias: bool
-  dtype: Any
+  precision: Precision
   axes: tuple[str | None, str | None]
   kernel_init: nn.initializers.Initializer = KERNEL_INIT
 
@@ -41,7 +41,7 @@ class Linear(nn.Module):
     if self.use_bias:
       zeros = boxed(nn.initializers.zeros, self.axes[1:])
       bias = self.param('bias', zeros, shape[1:])
-    return dot.affine(x, kernel, bias, self.dtype)
+    return dot.affine(x, kernel, bias, self.precision)
 
 
 def linear(
@@ -50,5 +50,12 @@ def linear(
   axes: tuple[str | None, str | None],
   init: nn.initializers.Initializer = KERNEL_INIT,
 ) -> Linear:
-  """The linear map of a model: its dtype, and a bias where it has biases."""
-  return Linear(width, model.use_bias, jnp.dtype(model.dtype), axes, init)
+  """A layer's linear map: with a bias where the model has biases."""
+  return Linear(width, model.use_bias, model.precision, axes, init)
+
+
+def linear_outside(
+  model: Model, width: int, axes: tuple[str | None, str | None]
+) -> Linear:
+  """The linear map of what stands before, between or behind the layers."""
+  return Linear(width, model.use_bias, model.precision.outside, axes)

@@ -33,7 +33,7 @@ class Norm(nn.Module):
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
     options: dict[str, Any] = {
       'epsilon': m.norm_eps,
-      'dtype': jnp.dtype(m.dtype),
+      'dtype': jnp.dtype(m.precision.compute),
       'scale_init': nn.with_logical_partitioning(ones, ('embed',)),
     }
     if m.norm != 'rmsnorm':

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
-from shared_tfm.layers.linear import linear
+from shared_tfm.layers.linear import linear_outside
 from shared_tfm.layers.norm import Norm
 from shared_tfm.layers.position import position_table, sinusoids
 
@@ -25,7 +25,7 @@ class Patches(nn.Module):
   def setup(self) -> None:
     """Declares the projection, the class vector and the positions."""
     m = self.model
-    self.patch = linear(m, m.d_model, (None, 'embed'))
+    self.patch = linear_outside(m, m.d_model, (None, 'embed'))
     if m.pool == 'first':
       self.first: Any = self.param(
         'class',
@@ -49,10 +49,12 @@ class Patches(nn.Module):
       positions_BL: 0, 1, ..., of the class vector and the patches.
 
     Returns:
-      (B, L, D) in `model.dtype`.
+      (B, L, D) in the compute dtype.
     """
     m = self.model
-    patches_BLP = cut(pixels_BYXC, m.patch_size).astype(jnp.dtype(m.dtype))
+    patches_BLP = cut(pixels_BYXC, m.patch_size).astype(
+      jnp.dtype(m.precision.compute)
+    )
     x_BLD = self.patch(patches_BLP)
     if m.pool == 'first':
       first_B1D = jnp.broadcast_to(

@@ -16,7 +16,7 @@ def position_table(model: Model, width: int) -> Lookup:
   return Lookup(
     model.max_len,
     width,
-    dtype=jnp.dtype(model.dtype),
+    dtype=jnp.dtype(model.precision.compute),
     embedding_init=nn.with_logical_partitioning(init, (None, 'embed')),
   )
 
@@ -34,7 +34,7 @@ class StepSignal(nn.Module):
     signal_D: Any = self.param(
       'signal', nn.with_logical_partitioning(init, ('embed',)), (d,)
     )
-    return signal_D[None, None].astype(jnp.dtype(self.model.dtype))
+    return signal_D[None, None].astype(jnp.dtype(self.model.precision.compute))
 
 
 def sinusoids(positions_BL: jax.Array, width: int) -> jax.Array:

@@ -87,7 +87,7 @@ class Router(nn.Module):
     gates_BLHC = jax.nn.softmax(best_BLHC) if sut else jax.nn.sigmoid(best_BLHC)
     first_H = jnp.arange(self.heads) * self.experts
     return Routing(
-      gates_BLHC.astype(jnp.dtype(self.model.dtype)),
+      gates_BLHC.astype(jnp.dtype(self.model.precision.compute)),
       chosen_BLHC + first_H[None, None, :, None],
       self._observed(scores_BLHM, mask_BL),
     )

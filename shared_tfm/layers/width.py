@@ -11,7 +11,7 @@ from shared_tfm.layers.attention import Attention
 from shared_tfm.layers.cache import Cache, Slots
 from shared_tfm.layers.context import Context, Left
 from shared_tfm.layers.feed_forward import FeedForward
-from shared_tfm.layers.linear import linear
+from shared_tfm.layers.linear import linear_outside
 from shared_tfm.layers.norm import Norm
 
 
@@ -78,7 +78,7 @@ class Resize(nn.Module):
   def setup(self) -> None:
     """Declares the map and the norm."""
     m = self.model
-    self.linear = linear(m, self.width, ('embed', None))
+    self.linear = linear_outside(m, self.width, ('embed', None))
     self.norm = Norm(m, self.train)
     self.drop = nn.Dropout(m.core_dropout, deterministic=not self.train)
 

@@ -224,7 +224,7 @@ class Backbone(nn.Module):
     return through(f'{at}coda', x_BLD)
 
   def hidden(self, *args: Any, **kwargs: Any) -> jax.Array:
-    """The last residual stream, normalised: (B, L, D) in `model.dtype`.
+    """The last residual stream, normalised: (B, L, D) in the compute dtype.
 
     Arguments as `outputs`.
     """

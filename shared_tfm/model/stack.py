@@ -79,7 +79,9 @@ class Stack(nn.Module):
     tables = self._tables(found)
     if m.shared_gradient == 'mean':
       stored = links.scaled_by_visits(stored, found, leaves, tables)
-    stored = narrow.cast(stored, found, leaves, m.dtype, _is_multiplied)
+    stored = narrow.cast(
+      stored, found, leaves, m.precision.compute, _is_multiplied
+    )
     state = self._collections(layer)
     dropout = self.make_rng('dropout') if self.train and m.dropout else None
     kept = kept and kept.run(0)
@@ -265,7 +267,7 @@ def _here(tables: visit.Tables, found: Mapping[str, Component]) -> visit.Tables:
 
 
 def _is_multiplied(path: tuple[str, ...]) -> bool:
-  """Whether a tensor is rounded to the model's dtype before it is used."""
+  """Whether a tensor is rounded to the compute dtype before it is used."""
   return path[-1] == 'kernel' and not any('router' in name for name in path)
 
 
@@ -288,7 +290,7 @@ def _init(model: Model, key: jax.Array) -> Any:
 
 def _blank(model: Model) -> tuple[jax.Array, Context]:
   """The smallest input of a layer."""
-  x_BLD = jnp.zeros((1, 1, model.d_model), jnp.dtype(model.dtype))
+  x_BLD = jnp.zeros((1, 1, model.d_model), jnp.dtype(model.precision.compute))
   memory_BSD = None
   if model.family == 'encoder_decoder':
     memory_BSD = jnp.zeros((1, 1, model.memory_width), x_BLD.dtype)

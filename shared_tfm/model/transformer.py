@@ -1,5 +1,6 @@
 """The Transformer: embeddings, the stack of visits, a head."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -254,6 +255,10 @@ class Transformer(Backbone):
 def build(config: Any, train: bool = False) -> Transformer:
   """The model of a config.
 
+  Only training multiplies float8, whose scales are made of all that a batch
+  holds: what a text is given elsewhere does not depend on what stands beside
+  it.
+
   Args:
     config: a ConfigDict, a dict of fields, or a Config.
     train: whether dropout acts and batch statistics are updated.
@@ -264,7 +269,10 @@ def build(config: Any, train: bool = False) -> Transformer:
   Raises:
     BadInput: see `config.cross`.
   """
-  return Transformer(configs.cross(config).model, train)
+  model = configs.cross(config).model
+  if not train:
+    model = dataclasses.replace(model, dtype=model.precision.outside.name)
+  return Transformer(model, train)
 
 
 def _mean(loops_BL: jax.Array, mask_BL: jax.Array | None) -> jax.Array:

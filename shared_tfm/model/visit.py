@@ -209,7 +209,7 @@ def slots(model: Model, x_BLD: jax.Array, places: int) -> Any:
   """
   b, length, _ = x_BLD.shape
   heads, kv_heads, width = model.num_heads, model.num_kv_heads, model.head_dim
-  dtype = jnp.dtype(model.dtype)
+  dtype = jnp.dtype(model.precision.compute)
   keys = jax.ShapeDtypeStruct((b, length, kv_heads, width), dtype)
   weights = jax.ShapeDtypeStruct((b, heads, length, places), dtype)
   return (
@@ -239,7 +239,7 @@ def loop_slots(model: Model, x_BLD: jax.Array) -> Any:
   slots = visits[:, None] % c + c * np.arange(times)[None]
   over = inside[:, None] & (np.arange(times)[None] < visits[:, None] // c)
   shape = (c * times, *x_BLD.shape[:2], model.num_kv_heads, model.head_dim)
-  empty = jnp.zeros(shape, jnp.dtype(model.dtype))
+  empty = jnp.zeros(shape, jnp.dtype(model.precision.compute))
   return {
     'slots': jnp.array(np.where(inside[:, None], slots, 0)),
     'over': jnp.array(over),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's32': 4, 'u32': 4, 'f32': 4}
 BYTES |= {'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 's64': 8, 'u64': 8, 'f64': 8}
+BYTES |= {'f8e4m3fn': 1, 'f8e5m2': 1}
 
 _COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.-]+) .*\{$')
 _CALLED = re.compile(

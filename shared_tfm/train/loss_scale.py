@@ -34,7 +34,7 @@ class Scale(flax.struct.PyTreeNode):
 
 def initial(config: Config) -> Scale | None:
   """The first scale of a run; None where its dtype needs none."""
-  if config.model.dtype != 'float16':
+  if config.model.precision.compute != 'float16':
     return None
   value = jnp.full((), config.train.loss_scale, jnp.float32)
   return Scale(value, jnp.zeros((), jnp.int32))
