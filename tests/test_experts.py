@@ -114,6 +114,28 @@ def test_every_row_meets_its_own_matrix(sizes, dtype):
   assert y.dtype == grads[0].dtype == grads[1].dtype == dtype
 
 
+@pytest.mark.parametrize('platform', ('cpu', 'others'))
+def test_a_matrixs_gradient_is_not_rounded(platform):
+  """Of 1,000 rows in bfloat16 a sum to float32's precision."""
+  sizes = (300, 0, 699, 1)
+  x, weight = (
+    jnp.asarray(random(1000, 6, seed=i), 'bfloat16') for i in range(2)
+  )
+  w, sizes_M = jnp.asarray(random(4, 6, 6)), jnp.array(sizes)
+  if platform == 'cpu':
+    _, backward = jax.vjp(lambda w: grouped.product(x, w, sizes_M), w)
+    (found,) = backward(weight)
+  else:
+    narrow = jnp.asarray(w, 'bfloat16')
+    _, found = grouped._ragged_backward(x, narrow, sizes_M, weight)
+  assert found.dtype == jnp.float32
+  x, weight = np.asarray(x, np.float64), np.asarray(weight, np.float64)
+  ends = np.cumsum(sizes)
+  for i, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+    own = slice(end - size, end)
+    close(found[i], x[own].T @ weight[own], 1e-6)
+
+
 def test_accelerators_have_the_same_products():
   """What runs where it is not a CPU: values and gradients."""
   x, w = jnp.asarray(random(45, 6)), jnp.asarray(random(4, 6, 5))

@@ -336,14 +336,20 @@ def test_a_visit_without_a_gradient_has_no_direction():
 
 
 @pytest.mark.slow
-def test_bfloat16_gradients_are_accumulated_in_float32():
+@pytest.mark.parametrize('experts', [0, 4])
+def test_bfloat16_gradients_are_accumulated_in_float32(experts):
   """64 visits of one row: no more than each term's own rounding is lost.
 
   The terms are what single visits of the same bfloat16 network get. Their sum
   in float64 is met to float32 accuracy; added up in bfloat16 it would miss.
   """
   count = 64
-  config = crossed({'layer': 'all'}, num_layers=count, dtype='bfloat16')
+  config = crossed(
+    {'layer': 'all'},
+    num_layers=count,
+    dtype='bfloat16',
+    experts={'num_ff': experts, 'top_k': 2, 'ff_balance': 0.0},
+  )
   variables = variables_of(config)
   state = state_of(config, variables)
   terms = jax.jit(visits.visit_gradients(config))(state, BATCH)
@@ -357,6 +363,8 @@ def test_bfloat16_gradients_are_accumulated_in_float32():
     term = terms['stack']['rows'][path[0]][path[1]]['kernel']
     row = shared['stack']['rows'][path[0]][path[1]]['kernel'][0]
     assert term.dtype == row.dtype == jnp.float32
+    rounded = term.astype(jnp.bfloat16).astype(jnp.float32)
+    assert (term != rounded).mean() > 0.8  # nor is any term
     exact = np.asarray(term, np.float64)
     scale = np.abs(exact).sum(axis=0)
     bound = count * np.finfo(np.float32).eps * scale

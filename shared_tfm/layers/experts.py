@@ -30,7 +30,8 @@ class Kernels(nn.Module):
   """One matrix for every expert: a tensor (M, d_in, d_out).
 
   Attributes:
-    model: gives the dtype of the computation.
+    model: gives the compute dtype, which operands have: float8 is for one
+      matrix that all rows meet.
     shape: of the tensor.
     axes: logical names of its axes.
     fan_in: they begin with the variance 1 / fan_in, times a scale.
@@ -48,10 +49,8 @@ class Kernels(nn.Module):
     kernel_MDF: Any = self.param(
       'kernel', nn.with_logical_partitioning(init, self.axes), self.shape
     )
-    dtype = jnp.dtype(self.model.dtype)
-    return grouped.product(
-      x_SD.astype(dtype), kernel_MDF.astype(dtype), sizes_M
-    )
+    x_SD = x_SD.astype(self.model.precision.compute)
+    return grouped.product(x_SD, kernel_MDF, sizes_M)
 
 
 class FeedForwardExperts(nn.Module):
@@ -95,11 +94,12 @@ class FeedForwardExperts(nn.Module):
     read_TD = context.read_by_experts(x_BLD).reshape(-1, m.d_model)
     read_SD = read_TD[where.order_S // m.experts.top_k]
     activate = ACTIVATIONS[m.activation]
+    inner_SF = self.up(read_SD, where.sizes_M).astype(jnp.float32)
     if m.activation in GATED:
-      inner_SF = activate(self.gate(read_SD, where.sizes_M))
-      inner_SF *= self.up(read_SD, where.sizes_M)
+      gate_SF = self.gate(read_SD, where.sizes_M).astype(jnp.float32)
+      inner_SF = activate(gate_SF) * inner_SF
     else:
-      inner_SF = activate(self.up(read_SD, where.sizes_M))
+      inner_SF = activate(inner_SF)
     out_SD = self.down(inner_SF, where.sizes_M)
     y_TD = jnp.einsum('tcd,tc->td', out_SD[where.place_TC], gates_TC)
     return y_TD.reshape(x_BLD.shape), _named('feed_forward.router', routing)

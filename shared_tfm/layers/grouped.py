@@ -1,5 +1,8 @@
 """Rows that each meet one of many matrices, without meeting the others.
 
+As in `dot.py` operands have the dtype of the rows, and so have results and the
+gradient of the rows; a matrix's gradient stays in the matrix's own float32.
+
 Letters besides those of the package: T tokens, C choices of a token, S = T * C
 rows sorted by the expert they chose, M experts.
 """
@@ -14,6 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 PRODUCTS = 'experts'  # what a policy of recomputation knows the results by
 _LEFT = ((1,), (0,)), ((), ())  # x @ w
 _RIGHT = ((1,), (1,)), ((), ())  # x @ w.T
+_SUMMED = jax.lax.RaggedDotDimensionNumbers(  # x.T @ y, over an expert's rows
+  (((0,), (0,)), ((), ())), lhs_ragged_dimensions=(0,), rhs_group_dimensions=()
+)
 
 
 class Routes(NamedTuple):
@@ -57,8 +63,8 @@ def product(
   blocks of rows are gone through in a loop.
 
   Args:
-    x_SD: rows sorted by expert.
-    kernel_MDF: the experts' matrices.
+    x_SD: rows sorted by expert, of the compute dtype.
+    kernel_MDF: the experts' matrices, float32.
     sizes_M: how many rows each expert has; they sum to S.
   """
   return checkpoint_name(_product(x_SD, kernel_MDF, sizes_M), PRODUCTS)
@@ -66,20 +72,23 @@ def product(
 
 @jax.custom_vjp
 def _product(x_SD: jax.Array, kernel_MDF: jax.Array, sizes_M: jax.Array) -> Any:
-  return jax.lax.platform_dependent(
-    x_SD, kernel_MDF, sizes_M, cpu=_blocks_left, default=_ragged
-  )
+  return _product_fwd(x_SD, kernel_MDF, sizes_M)[0]
 
 
 def _product_fwd(x_SD: Any, kernel_MDF: Any, sizes_M: Any) -> Any:
-  return _product(x_SD, kernel_MDF, sizes_M), (x_SD, kernel_MDF, sizes_M)
+  operands = x_SD, kernel_MDF.astype(x_SD.dtype), sizes_M
+  y_SF = jax.lax.platform_dependent(
+    *operands, cpu=_blocks_left, default=_ragged
+  )
+  return y_SF, (operands, kernel_MDF[:0])
 
 
 def _product_bwd(kept: Any, grad_SF: Any) -> Any:
-  grads = jax.lax.platform_dependent(
-    *kept, grad_SF, cpu=_blocks_backward, default=_ragged_backward
+  operands, wide = kept
+  back_SD, grad_MDF = jax.lax.platform_dependent(
+    *operands, grad_SF, cpu=_blocks_backward, default=_ragged_backward
   )
-  return *grads, None
+  return back_SD, grad_MDF.astype(wide.dtype), None
 
 
 _product.defvjp(_product_fwd, _product_bwd)
@@ -92,8 +101,10 @@ def _ragged(x_SD: Any, kernel_MDF: Any, sizes_M: Any) -> jax.Array:
 def _ragged_backward(
   x_SD: Any, kernel_MDF: Any, sizes_M: Any, grad_SF: Any
 ) -> Any:
-  _, backward = jax.vjp(lambda x, w: _ragged(x, w, sizes_M), x_SD, kernel_MDF)
-  return backward(grad_SF)
+  grad_MDF = jax.lax.ragged_dot_general(
+    x_SD, grad_SF, sizes_M, _SUMMED, preferred_element_type=jnp.float32
+  )
+  return _ragged(grad_SF, kernel_MDF.swapaxes(1, 2), sizes_M), grad_MDF
 
 
 class _Blocks(NamedTuple):
@@ -177,4 +188,4 @@ def _blocks_backward(
   total = jnp.zeros(kernel_MDF.shape, jnp.float32)
   total = jax.lax.fori_loop(0, blocks.total, step, total)
   back = _in_blocks(grad_SF, kernel_MDF, sizes_M, _RIGHT)
-  return back, total.astype(kernel_MDF.dtype)
+  return back, total
