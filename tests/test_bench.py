@@ -321,6 +321,21 @@ def test_the_rate_of_products(monkeypatch, seconds, size):
   assert products.best.flops_per_second == pytest.approx(2 * size**3 / seconds)
 
 
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float8'])
+def test_what_products_are_of(monkeypatch, dtype):
+  """Where layers have eight bits, those and the wider ones, by turns."""
+  monkeypatch.setattr(rate, 'SIZES', (8, 16))
+  monkeypatch.setattr(rate, 'time', clock(0.25 * rate.ENOUGH))
+  mesh = meshes.make(crossed(FAMILIES['translation']))
+  tried = [
+    (a.dtype.name, a.shape[-1]) for a in rate.Products(mesh, dtype)._operands
+  ]
+  expected = [('bfloat16', 8), ('bfloat16', 16)]
+  if dtype == 'float8':
+    expected = [(k, n) for n in (8, 16) for k in ('float8_e4m3fn', 'bfloat16')]
+  assert tried == expected
+
+
 # Where time goes.
 
 

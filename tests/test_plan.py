@@ -214,6 +214,45 @@ def test_products_are_read_as_often_as_they_are_run():
   ]
 
 
+def test_products_of_eight_bits_are_told_from_others():
+  """By the name that layers give them; two of three numbers are operands'."""
+  name = 'metadata={op_name="jit(step)/Layer/float8/ab,bc->ac/dot_general"}'
+  line = 'rhs_contracting_dims={2}\n}'
+  assert line in HLO
+  told = HLO.replace(line, f'{line[:-2]}, {name}\n}}')
+  plain, eight = products.products(told)
+  assert (plain.eighths, eight.eighths) == (0, 24 + 24)
+  assert eight.values == 24 + 24 + 18
+
+
+def test_a_plan_of_eight_bits_by_hand():
+  """What is of linear maps is as fast as a profile says, and moves more."""
+  found = {}
+  for dtype in ('bfloat16', 'float8'):
+    made = config.cross({**GIVEN, 'model': {**MODEL, 'dtype': dtype}})
+    found[dtype] = plans.plan(made, PROFILES['h100'])
+  half, eight = (found[dtype].work for dtype in found)
+  assert half.eighths == 0 and eight.flops == half.flops
+  assert eight.eighths == 3 * N * 2 * MATRICES * B * L
+  h100 = PROFILES['h100']
+  assert found['float8'].seconds['products'] == pytest.approx(
+    eight.eighths / h100.float8_flops
+    + (eight.flops - eight.eighths) / h100.bfloat16_flops
+  )
+  # Four more bytes for each number of an operand: what five maps of D and one
+  # of F read, and the gradients of what as many make, each twice; and weights.
+  operands = 4 * B * L * (5 * D + F) + 2 * MATRICES
+  assert eight.moved - half.moved == 4 * N * operands
+  assert 'of it in float8' in planned.render(found['float8'])
+  assert 'of it in float8' not in planned.render(found['bfloat16'])
+
+
+def test_a_device_without_eight_bits_multiplies_wider_ones():
+  a100, h100 = PROFILES['a100'], PROFILES['h100']
+  assert a100.flops('float8_e4m3fn') == a100.flops('bfloat16') == 312e12
+  assert h100.flops('float8_e4m3fn') == 2 * h100.flops('float16') + 0.1e12
+
+
 def test_so_are_collectives():
   reduced, gathered = traffic.collectives(HLO)
   assert reduced == traffic.Collective('all-reduce', 96, 4, 3, True)
@@ -409,6 +448,7 @@ WHOLE = dict.fromkeys(
       (WHOLE | {'memory_bytes': wrong}, 'memory_bytes of the profile my.json')
       for wrong in (-1, 0, 'many', True, None, float('nan'), 10**400)
     ),
+    (WHOLE | {'float8_flops': 0}, 'float8_flops of the profile my.json'),
     (WHOLE | {'source': 3}, 'source of the profile my.json must be text'),
     *(
       (WHOLE | {'platform': wrong}, 'platform of the profile my.json must be')
@@ -440,6 +480,12 @@ def test_a_profile_changes_what_it_says_of_its_base(tmp_path):
   assert profiles.profile(str(path)) == expected
   path.write_text(json.dumps(WHOLE))
   assert profiles.profile(str(path)) == Profile(**WHOLE, source=str(path))
+  older = {k: v for k, v in WHOLE.items() if k != 'float8_flops'}
+  path.write_text(json.dumps(older))
+  assert profiles.profile(str(path)) == Profile(**older, source=str(path))
+  path.write_text('{"base": "h100", "float8_flops": null}')
+  expected = dataclasses.replace(PROFILES['h100'], float8_flops=None)
+  assert profiles.profile(str(path)) == expected
 
 
 def test_without_a_mesh_no_device_library_is_imported(here):

@@ -29,7 +29,8 @@ class Safe(nn.Module):
 
   def setup(self) -> None:
     """Declares the layer's two parts and their norms."""
-    m, e = self.model, self.model.embed_dim
+    e, outside = self.model.embed_dim, self.model.precision.outside
+    m = dataclasses.replace(self.model, dtype=outside.name)
     self.attention = Attention(small(m))
     self.feed_forward = FeedForward(dataclasses.replace(m, d_ff=e))
     self.attention_norm = Norm(m, self.train)

@@ -55,6 +55,7 @@ def render(plan: Plan) -> str:
     'FLOPs, with recomputation': (
       f'{count(work.flops)}, {time(seconds["products"])}'
     ),
+    **({'  of it in float8': count(work.eighths)} if work.eighths else {}),
     'memory traffic': f'{size(work.moved)}, {time(seconds["memory"])}',
     'sent to others': f'{size(sent)}, {time(seconds["links"])}',
     '  of it in loops': size(work.looped),

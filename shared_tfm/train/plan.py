@@ -51,10 +51,13 @@ class Work:
     flops: of the matrix products in the program, recomputation among them.
     moved: bytes between its memory and its cores: state and batch are read, the
       state is written, and so are every matrix product's operands and result,
-      in the model's dtype; all else is taken to be fused into these.
+      in the compute dtype; all else is taken to be fused into these. What is
+      to be an operand in float8 is read twice in that dtype, for its scale and
+      to be rounded, and written and read in its own.
     sent: bytes to other devices, by kind of collective.
     looped: of them, those that are sent inside a loop, be it over depth or over
       micro-batches.
+    eighths: of flops, those of products whose operands are in float8.
   """
 
   model_flops: int
@@ -62,6 +65,7 @@ class Work:
   moved: int
   sent: dict[str, int]
   looped: int
+  eighths: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,11 +136,11 @@ def plan(config: Config, profile: Profile) -> Plan:
   tokens = config.train.batch_size * length
   counted = accounting.flops_per_token(config.model, length)['train'] * tokens
   work = _work(compiled, config, round(counted / devices))
-  best = profile.float32_flops
-  if config.model.dtype != 'float32':  # float16 is as fast as bfloat16
-    best = profile.bfloat16_flops
+  precision = config.model.precision
+  best = profile.flops(precision.operand)
   seconds = {
-    'products': work.flops / best,
+    'products': work.eighths / best
+    + (work.flops - work.eighths) / profile.flops(precision.compute),
     'memory': work.moved / profile.memory_bandwidth,
     'links': sum(work.sent.values()) / profile.link_bandwidth,
   }
@@ -168,7 +172,11 @@ def _work(compiled: Any, config: Config, model_flops: int) -> Work:
   """Reads a compiled step."""
   text, memory = compiled.as_text(), compiled.memory_analysis()
   multiplied, sends = products.products(text), traffic.collectives(text)
-  values = sum(product.values * product.runs for product in multiplied)
+  wide = accounting.BYTES[config.model.precision.compute]
+  moved = sum(
+    (wide * product.values + (wide + 2) * product.eighths) * product.runs
+    for product in multiplied
+  )
   ends = memory.argument_size_in_bytes + memory.output_size_in_bytes
   sent: dict[str, int] = {}
   for one in sends:
@@ -176,7 +184,10 @@ def _work(compiled: Any, config: Config, model_flops: int) -> Work:
   return Work(
     model_flops=model_flops,
     flops=sum(product.flops * product.runs for product in multiplied),
-    moved=ends + accounting.BYTES[config.model.dtype] * values,
+    eighths=sum(
+      product.flops * product.runs for product in multiplied if product.eighths
+    ),
+    moved=ends + moved,
     sent=dict(sorted(sent.items())),
     looped=sum(one.sent for one in sends if one.looped),
   )

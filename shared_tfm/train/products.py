@@ -4,10 +4,12 @@ import dataclasses
 import math
 import re
 
+from shared_tfm.layers import float8
 from shared_tfm.train import hlo
 
 _DOT = re.compile(r'= (\S+) dot\(([^)]*)\).*lhs_contracting_dims=\{([\d,]*)\}')
 _NAME = re.compile(r'%([\w.-]+)')
+_IN_FLOAT8 = re.compile(rf'op_name="[^"]*/{float8.SCOPE}/')
 _DEFINED = re.compile(r'^\s*(?:ROOT )?%([\w.-]+) = (\S+) ')
 
 
@@ -19,11 +21,13 @@ class Product:
     flops: two for each multiply-add.
     values: how many numbers its operands and its result have.
     runs: how often it is run in one call of the program.
+    eighths: of these numbers, those of operands in float8.
   """
 
   flops: int
   values: int
   runs: int
+  eighths: int = 0
 
 
 def products(text: str) -> list[Product]:
@@ -50,6 +54,7 @@ def products(text: str) -> list[Product]:
           2 * math.prod(shapes[-1]) * math.prod(summed),
           sum(map(math.prod, shapes)),
           line.runs,
+          sum(map(math.prod, shapes[:2])) * bool(_IN_FLOAT8.search(line.text)),
         )
       )
   return found

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from shared_tfm.config.precision import BYTES
 from shared_tfm.errors import BadInput, need, unknown
 
 LARGEST = 1e30  # of any figure
@@ -23,6 +24,8 @@ class Profile:
     link_bandwidth: bytes that it can send to others, in one direction.
     source: where the figures are from.
     platform: JAX's word for it: cpu, gpu, tpu.
+    float8_flops: of matrix products, dense; None: it has none of its own, and
+      makes them of bfloat16 ones.
   """
 
   bfloat16_flops: float
@@ -32,6 +35,14 @@ class Profile:
   link_bandwidth: float
   source: str = ''
   platform: str = 'gpu'
+  float8_flops: float | None = None
+
+  def flops(self, dtype: str) -> float:
+    """The rate of products whose operands have a dtype."""
+    if dtype == 'float32':
+      return self.float32_flops
+    eight = BYTES[dtype] == 1 and self.float8_flops
+    return eight or self.bfloat16_flops  # float16 is as fast
 
 
 _DGX = (
@@ -60,6 +71,7 @@ PROFILES = {
     50e9,
     'NVIDIA H100 data sheet, SXM, half of what it says "with sparsity", and'
     ' DGX H100 (400 Gb/s NDR); ' + _DGX,
+    1978.9e12,
   ),
   'h200': Profile(
     989.4e12,
@@ -69,6 +81,7 @@ PROFILES = {
     50e9,
     'NVIDIA H200 data sheet, SXM, half of what it says "with sparsity", and'
     ' DGX H200 (400 Gb/s NDR); ' + _DGX,
+    1978.9e12,
   ),
   'tpu_v4': Profile(
     275e12,
@@ -153,7 +166,11 @@ def _checked(name: str, given: dict[str, Any]) -> Profile:
       raise unknown(f'field of the profile {name}:', field, [*fields, 'base'])
   if not isinstance(base, str) or (base and base not in PROFILES):
     raise unknown(f'base of the profile {name}:', str(base), PROFILES)
-  start: dict[str, Any] = {'source': name, 'platform': 'gpu'}
+  start: dict[str, Any] = {
+    'source': name,
+    'platform': 'gpu',
+    'float8_flops': None,
+  }
   if base:
     start = dataclasses.asdict(PROFILES[base])
   given = start | given
@@ -173,6 +190,8 @@ def _checked(name: str, given: dict[str, Any]) -> Profile:
         f'platform of the profile {name} must be one of'
         f' {", ".join(PLATFORMS)}, got {str(value)[:80]}',
       )
+      continue
+    if field == 'float8_flops' and value is None:
       continue
     need(
       type(value) in (int, float) and 0 < value < LARGEST,
