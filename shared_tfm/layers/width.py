@@ -51,7 +51,7 @@ class Safe(nn.Module):
   def empty(model: Model, batch: int, places: int) -> Slots:
     """What is kept of no tokens; arguments as of `Backbone.empty`."""
     m = small(model)
-    dtype = jnp.dtype(m.dtype)
+    dtype = jnp.dtype(m.precision.compute)
     sizes = batch, m.num_kv_heads, places, m.head_dim
     zero = jnp.zeros((), jnp.int32)
     return Slots(

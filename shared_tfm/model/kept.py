@@ -185,7 +185,7 @@ def empty(
   writes = plan(model, leaves, policy)['write']
   runs, stride = _runs(model)
   slots = 1 + int(np.max(writes[writes < _NOWHERE])) + (runs - 1) * stride
-  shape = model.num_kv_heads, model.head_dim, jnp.dtype(model.dtype)
+  shape = model.num_kv_heads, model.head_dim, jnp.dtype(model.precision.compute)
   heads, width, dtype = shape
   source = None
   if model.family == 'encoder_decoder':

@@ -279,7 +279,7 @@ def _reused(model: Model, carry: Carry, this: PerVisit) -> Reuse | None:
     return _found(carry.kv, this.kv)
   # They are in the slot that is read; what is made of none is not written.
   shape = *carry.x_BLD.shape[:2], model.num_kv_heads, model.head_dim
-  zeros = jnp.zeros(shape, jnp.dtype(model.dtype))
+  zeros = jnp.zeros(shape, jnp.dtype(model.precision.compute))
   return Reuse(this.kept['own'], (zeros, zeros))
 
 

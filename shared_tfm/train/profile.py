@@ -71,7 +71,7 @@ PROFILES = {
     50e9,
     'NVIDIA H100 data sheet, SXM, half of what it says "with sparsity", and'
     ' DGX H100 (400 Gb/s NDR); ' + _DGX,
-    1978.9e12,
+    float8_flops=1978.9e12,
   ),
   'h200': Profile(
     989.4e12,
@@ -81,7 +81,7 @@ PROFILES = {
     50e9,
     'NVIDIA H200 data sheet, SXM, half of what it says "with sparsity", and'
     ' DGX H200 (400 Gb/s NDR); ' + _DGX,
-    1978.9e12,
+    float8_flops=1978.9e12,
   ),
   'tpu_v4': Profile(
     275e12,
