@@ -29,6 +29,7 @@ from benchmarks.rows import NotHere, Plan, Row, Section, head
 from benchmarks.sections import (
   data,
   depth,
+  generate,
   gpu,
   memory,
   peers,
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Section] = {
   'input': data.rows,
   'scaling': scaling.rows,
   'start': start.rows,
+  'generate': generate.rows,
   'gpu': gpu.rows,
 }
 PACKAGES = (

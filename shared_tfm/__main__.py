@@ -91,6 +91,12 @@ def parser() -> Parser:
   timed.add_argument(
     '--trace', type=Path, metavar='FOLDER', help='where to write a profile'
   )
+  timed.add_argument(
+    '--generate', action='store_true', help='time that, and not training'
+  )
+  timed.add_argument('--batch', type=int, default=1, help='texts at a time')
+  timed.add_argument('--prompt_tokens', type=int, default=32)
+  timed.add_argument('--tokens', type=int, default=32, help='to add to each')
   evaluated.add_argument('--split', default='validation')
   evaluated.add_argument(
     '--predictions', type=Path, metavar='FOLDER', help='where to write them'

@@ -60,16 +60,21 @@ def compare(args: Any, overrides: Sequence[str]) -> None:
 
 
 def bench(args: Any, overrides: Sequence[str]) -> None:
-  """Time a config's training step on this machine; no data is needed."""
+  """Time a config's training step, or how it generates; no data is needed."""
+  from shared_tfm.infer import latency
   from shared_tfm.report import speed
   from shared_tfm.train import bench
 
   config = config_file.load(args.config, overrides)
-  measured = bench.bench(config, args.steps, args.trace)
-  if args.json:
-    print(json.dumps(dataclasses.asdict(measured)))
+  if args.generate:
+    need(not args.trace, '--trace is of training steps, not of --generate')
+    sizes = args.batch, args.prompt_tokens, args.tokens, args.steps
+    found = latency.measure(config, *sizes)
+    told, text = dataclasses.asdict(found), speed.generation(found)
   else:
-    print(speed.render(measured))
+    measured = bench.bench(config, args.steps, args.trace)
+    told, text = dataclasses.asdict(measured), speed.render(measured)
+  print(json.dumps(told) if args.json else text)
 
 
 def table(args: Any, overrides: Sequence[str]) -> None:

@@ -519,6 +519,22 @@ def test_operations_are_named_by_what_the_program_says():
 # Bad input.
 
 
+def test_generation_is_timed(here, capsys):
+  sizes = '--batch=3', '--prompt_tokens=5', '--tokens=6'
+  words = *BENCH, '--generate', *sizes
+  found = json.loads(said(capsys, *words, '--json'))
+  assert (found['batch'], found['prompt'], found['tokens']) == (3, 5, 6)
+  assert found['rounds'] == 3
+  for seconds in (found['first'], found['token']):
+    assert 0 < seconds['50'] <= seconds['90'] <= seconds['99']
+  described = json.loads(said(capsys, 'describe', BENCH[1], '--json'))
+  assert found['weight_bytes'] == described['weight_bytes']
+  # Two visits of 3 texts of 64 places: keys, values, and which are seen.
+  assert found['cache_bytes'] >= 2 * 3 * 64 * (2 * 4 * 16 + 1)
+  table = said(capsys, *words)
+  assert re.search(r'each further token +p50 .*, p90 .*, p99 ', table)
+
+
 @pytest.mark.parametrize(
   ('words', 'rule'),
   [
@@ -529,6 +545,9 @@ def test_operations_are_named_by_what_the_program_says():
     (['--trcae=x'], r".*'trcae'.*"),
     (['--config.model.num_layer=3'], r".*mean 'model.num_layers'\?"),
     (['--config.mesh.data=3', '--trace=new'], r'the mesh must take all .*'),
+    (['--generate', '--batch=0'], r'--batch must be at least 1, got 0'),
+    (['--generate', '--tokens=20'], r'a prompt of 32 tokens and 20 more .*'),
+    (['--generate', '--trace=new'], r'--trace is of training steps, .*'),
   ],
 )
 def test_bad_input_is_one_line(here, capsys, words, rule):

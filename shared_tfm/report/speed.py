@@ -2,6 +2,7 @@
 
 import math
 
+from shared_tfm.infer.latency import Latency
 from shared_tfm.report.units import count, size, time
 from shared_tfm.train.bench import Bench, Step, Traced
 from shared_tfm.train.costly import Row
@@ -54,6 +55,27 @@ def render(bench: Bench) -> str:
   if any(_uneven(step) for step in bench.kinds):
     blocks[-1] += f' {PAIRS}'
   return '\n\n'.join(blocks)
+
+
+def generation(found: Latency) -> str:
+  """How fast a config generates."""
+
+  def shown(seconds: dict[int, float]) -> str:
+    return ', '.join(f'p{p} {time(value)}' for p, value in seconds.items())
+
+  rows = {
+    'texts': (
+      f'{found.batch}, prompts of {found.prompt} tokens and {found.tokens} more'
+    ),
+    'first token': shown(found.first),
+    'each further token': shown(found.token),
+    'tokens per second': f'{found.tokens_per_second:,.1f}',
+    'stored parameters': size(found.weight_bytes),
+    'kept keys and values': size(found.cache_bytes),
+    'compiled in': time(found.compile_seconds),
+  }
+  title = f'Greedy generation, {found.rounds} rounds; weights are made up'
+  return f'{title}\n{_block(rows)}'
 
 
 def _kind(step: Step, steps: int) -> str:
