@@ -10,7 +10,7 @@ import pytest
 
 from shared_tfm import config as configs
 from shared_tfm.errors import BadInput
-from shared_tfm.infer import beam
+from shared_tfm.infer import beam, best
 from shared_tfm.model import build
 
 VOCAB, EOS, START = 5, 3, 4
@@ -249,13 +249,13 @@ def test_a_decoders_prompts_are_continued():
   variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), int))
   variables = jax.tree.map(lambda a: 2.5 * a, variables)
   prompts = [np.array([1, 0, 2]), np.array([4])]
-  found = beam.best_continuations(config, variables, prompts, 3, EOS, 80)
+  found = best.of_prompts(config, variables, prompts, 3, EOS, 80)
   texts = [
     each[: each.index(EOS) + 1] if EOS in each else each
     for each in itertools.product(range(VOCAB), repeat=3)
   ]
   texts = sorted({each for each in texts if EOS in each})
-  for prompt, best in zip(prompts, found, strict=True):
+  for prompt, added in zip(prompts, found, strict=True):
     rows = [(*prompt, *each, *(0,) * (3 - len(each))) for each in texts]
     logp = jax.nn.log_softmax(model.apply(variables, jnp.array(rows)))
     scores = [
@@ -263,6 +263,6 @@ def test_a_decoders_prompts_are_continued():
       / beam.penalty(len(each), config.task.length_penalty)
       for row, each in enumerate(texts)
     ]
-    assert (*best.tolist(), EOS) == texts[int(np.argmax(scores))]
+    assert (*added.tolist(), EOS) == texts[int(np.argmax(scores))]
   with pytest.raises(BadInput, match='a prompt of 3 tokens and 6 more exceed'):
-    beam.best_continuations(config, variables, prompts, 6, EOS, 2)
+    best.of_prompts(config, variables, prompts, 6, EOS, 2)

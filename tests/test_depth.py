@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from shared_tfm import config as configs
-from shared_tfm.config.loops import Loops, loops, rerun
+from shared_tfm.config.loops import Loops, loops
 from shared_tfm.config.loops import exits as exits_of
+from shared_tfm.config.rerun import rerun
 from shared_tfm.errors import BadInput
 from shared_tfm.layers.attention import Attention
 from shared_tfm.layers.context import Context

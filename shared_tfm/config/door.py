@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import ml_collections
 
-from shared_tfm.config import checks, loops, preset, ranges
+from shared_tfm.config import checks, loops, preset, ranges, rerun
 from shared_tfm.config.choices import CHOICES
 from shared_tfm.config.fields import SHARING_FIELDS, Sharing
 from shared_tfm.config.ranges import LARGEST
@@ -143,9 +143,9 @@ def with_loops(config: Config, times: int) -> Config:
   """The same stored weights with the core of the stack run `times` times.
 
   Raises:
-    BadInput: see `loops.rerun`.
+    BadInput: see `rerun.rerun`.
   """
-  model = loops.rerun(config.model, times)
+  model = rerun.rerun(config.model, times)
   return checks.checked(dataclasses.replace(config, model=model))
 
 

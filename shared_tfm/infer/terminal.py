@@ -9,7 +9,7 @@ import numpy as np
 from shared_tfm.config import Config
 from shared_tfm.data.tokenizers import Tokenizer
 from shared_tfm.errors import need
-from shared_tfm.infer import beam, sampling
+from shared_tfm.infer import best, sampling
 from shared_tfm.infer.choice import Sampling
 from shared_tfm.infer.pieces import Pieces
 
@@ -45,15 +45,17 @@ def write(
     policy: what visits keep apart; see model/kept.py.
 
   Raises:
-    BadInput: see `sampling.generate` and `beam.continuations`.
+    BadInput: see `sampling.generate` and `best.of_prompts`.
   """
   need(beam_size >= 0, f'--beam must be at least 0, got {beam_size}')
   if config.model.family == 'encoder_decoder':
     plain = how == sampling.GREEDY and policy == 'visit' and not stop
     need(plain, 'an encoder_decoder is decoded by beam search: --beam')
     for prompt in prompts:
-      best = beam.best(config, variables, prompt, tokenizer.eos, beam_size)
-      print(tokenizer.decode(best))
+      target = best.of_source(
+        config, variables, prompt, tokenizer.eos, beam_size
+      )
+      print(tokenizer.decode(target))
     return
   if beam_size:
     need(
@@ -61,7 +63,7 @@ def write(
       '--beam goes with none of --temperature, --top_k, --top_p,'
       ' --repetition_penalty, --seed, --cache',
     )
-    found = beam.best_continuations(
+    found = best.of_prompts(
       config, variables, prompts, tokens, tokenizer.eos, beam_size
     )
     for text, added in zip(texts, found, strict=True):

@@ -29,6 +29,7 @@ from shared_tfm.model import (
   halting,
   leaving,
   recurrence,
+  reused,
   routing,
   visit,
 )
@@ -86,10 +87,10 @@ class Stack(nn.Module):
     dropout = self.make_rng('dropout') if self.train and m.dropout else None
     kept = kept and kept.run(0)
     places = kept.places if kept else x_BLD.shape[1]
-    (kv, kv_slots), (maps, map_slots) = visit.slots(m, x_BLD, places)
+    (kv, kv_slots), (maps, map_slots) = reused.slots(m, x_BLD, places)
     past = past_slots = None
     if kept is None:
-      past, past_slots = visit.loop_slots(m, x_BLD)
+      past, past_slots = reused.loop_slots(m, x_BLD)
     visits = visit.PerVisit(
       index=jnp.arange(m.num_layers),
       rows=_here(tables, found),

@@ -19,17 +19,16 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from shared_tfm.config import Model
-from shared_tfm.config.loops import loops
 from shared_tfm.config.shapes import components
 from shared_tfm.layers import dot, grouped
-from shared_tfm.layers.context import Context, Past, Reuse
+from shared_tfm.layers.context import Context, Reuse
 from shared_tfm.layers.keep import keep
 from shared_tfm.layers.layer import Layer
+from shared_tfm.model import reused
 from shared_tfm.model.kept import Kept
-from shared_tfm.sharing import links, opaque, reuse, table
+from shared_tfm.sharing import links, opaque
 from shared_tfm.sharing.bank import Layout
 
 Tables = dict[str, jax.Array]
@@ -160,9 +159,9 @@ def visit(
     keep(carry.x_BLD, INPUT),
     context.replace(
       index=this.index,
-      kv=_reused(layer.model, carry, this),
-      map=_found(carry.map, this.map),
-      past=_past(carry.past, this.past),
+      kv=_keys(layer.model, carry, this),
+      map=reused.found(carry.map, this.map),
+      past=reused.past(carry.past, this.past),
       **earlier,
     ),
     rngs=rngs,
@@ -174,9 +173,9 @@ def visit(
   }
   carry = Carry(
     nn.with_logical_constraint(x_BLD, STREAM),
-    _kept(carry.kv, this.kv, left.kv),
-    _kept(carry.map, this.map, left.map),
-    _kept(carry.past, this.past, left.kv),
+    reused.left(carry.kv, this.kv, left.kv),
+    reused.left(carry.map, this.map, left.map),
+    reused.left(carry.past, this.past, left.kv),
     kept and kept.replace(text=left.cache, source=left.source),
     observed,
   )
@@ -199,62 +198,6 @@ def over_visits(model: Model, body: Any, carry: Carry, visits: PerVisit) -> Any:
   return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
 
 
-def slots(model: Model, x_BLD: jax.Array, places: int) -> Any:
-  """For keys and values, and for maps: the visits' slots, and empty ones.
-
-  Args:
-    model: of the stack.
-    x_BLD: the stream.
-    places: how many each of its positions may attend to.
-  """
-  b, length, _ = x_BLD.shape
-  heads, kv_heads, width = model.num_heads, model.num_kv_heads, model.head_dim
-  dtype = jnp.dtype(model.precision.compute)
-  keys = jax.ShapeDtypeStruct((b, length, kv_heads, width), dtype)
-  weights = jax.ShapeDtypeStruct((b, heads, length, places), dtype)
-  return (
-    _empty(model, model.sharing.kv_source, (keys, keys)),
-    _empty(model, model.sharing.map_source, weights),
-  )
-
-
-def _empty(model: Model, source: str, one: Any) -> Any:
-  """The visits' slots, and empty ones; (None, None) where nothing is reused."""
-  plan = reuse.plan(table.owners(source or 'none', model.num_layers))
-  if not plan.slots:
-    return None, None
-  empty = jax.tree.map(
-    lambda s: jnp.zeros((plan.slots, *s.shape), s.dtype), one
-  )
-  return _slots(plan), empty
-
-
-def loop_slots(model: Model, x_BLD: jax.Array) -> Any:
-  """The visits' slots of other loops' keys and values, and empty ones."""
-  if model.depth.attention == 'loop':
-    return None, None
-  p, c, times, _ = loops(model)
-  visits = np.arange(model.num_layers) - p
-  inside = (visits >= 0) & (visits < c * times)
-  slots = visits[:, None] % c + c * np.arange(times)[None]
-  over = inside[:, None] & (np.arange(times)[None] < visits[:, None] // c)
-  shape = (c * times, *x_BLD.shape[:2], model.num_kv_heads, model.head_dim)
-  empty = jnp.zeros(shape, jnp.dtype(model.precision.compute))
-  return {
-    'slots': jnp.array(np.where(inside[:, None], slots, 0)),
-    'over': jnp.array(over),
-    'write': jnp.array(np.where(inside, visits, c * times)),
-  }, (empty, empty)
-
-
-def _past(slots: Any, plan: Any) -> Past | None:
-  """What other loops left for this visit."""
-  if plan is None:
-    return None
-  made = jax.tree.map(lambda s: s[plan['slots']], slots)
-  return Past(made, plan['over'])
-
-
 def first_visits(tables: Tables) -> Tables:
   """Whether a visit is the first of the row it reads."""
 
@@ -265,43 +208,14 @@ def first_visits(tables: Tables) -> Tables:
   return jax.tree.map(first, tables)
 
 
-def _slots(plan: reuse.Plan) -> dict[str, jax.Array]:
-  return {
-    'own': jnp.array(plan.own),
-    'read': jnp.array(plan.read),
-    'write': jnp.array(plan.write),
-  }
-
-
-def _reused(model: Model, carry: Carry, this: PerVisit) -> Reuse | None:
+def _keys(model: Model, carry: Carry, this: PerVisit) -> Reuse | None:
   """Keys and values that this visit does not make: an earlier one's."""
   if this.kv is not None or this.kept is None or 'own' not in this.kept:
-    return _found(carry.kv, this.kv)
+    return reused.found(carry.kv, this.kv)
   # They are in the slot that is read; what is made of none is not written.
   shape = *carry.x_BLD.shape[:2], model.num_kv_heads, model.head_dim
   zeros = jnp.zeros(shape, jnp.dtype(model.precision.compute))
   return Reuse(this.kept['own'], (zeros, zeros))
-
-
-def _found(slots: Any, plan: Any) -> Reuse | None:
-  """What an earlier layer left for this one."""
-  if plan is None:
-    return None
-  made = jax.tree.map(lambda s: _at(s, plan['read']), slots)
-  return Reuse(plan['own'], made)
-
-
-def _kept(slots: Any, plan: Any, made: Any) -> Any:
-  """The slots after this layer has left what it made."""
-  if plan is None:
-    return None
-  return jax.tree.map(
-    lambda s, new: s.at[plan['write']].set(new, mode='drop'), slots, made
-  )
-
-
-def _at(slots: jax.Array, index: jax.Array) -> jax.Array:
-  return jax.lax.dynamic_index_in_dim(slots, index, axis=0, keepdims=False)
 
 
 def remat(body: Any, policy: Callable[..., bool]) -> Any:
