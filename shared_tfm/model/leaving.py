@@ -68,8 +68,10 @@ def reached(model: Model, now: Exit, before: Exit) -> jax.Array:
     moved_BLD = x_BLD - before.hidden_BLD.astype(jnp.float32)
     moved_BL = jnp.linalg.norm(moved_BLD, axis=-1)
     return moved_BL / jnp.linalg.norm(x_BLD, axis=-1) < depth.threshold
-  best_BL = jnp.argmax(now.logits_BLV, axis=-1)
-  return best_BL == jnp.argmax(before.logits_BLV, axis=-1)
+  if depth.criterion == 'argmax':
+    best_BL = jnp.argmax(now.logits_BLV, axis=-1)
+    return best_BL == jnp.argmax(before.logits_BLV, axis=-1)
+  return jnp.zeros(p_BLV.shape[:2], bool)  # none
 
 
 def left_at(
