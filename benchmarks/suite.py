@@ -29,6 +29,7 @@ from benchmarks.rows import NotHere, Plan, Row, Section, head
 from benchmarks.sections import (
   data,
   depth,
+  depthwise,
   generate,
   gpu,
   memory,
@@ -48,6 +49,7 @@ SECTIONS: dict[str, Section] = {
   'scaling': scaling.rows,
   'start': start.rows,
   'generate': generate.rows,
+  'depthwise': depthwise.rows,
   'gpu': gpu.rows,
 }
 PACKAGES = (

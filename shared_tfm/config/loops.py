@@ -117,7 +117,7 @@ def check(model: Model) -> None:
     BadInput: the rule, and what was given.
   """
   depth = model.depth
-  p, c, times, k = loops(model)
+  _, c, times, k = loops(model)
   rule = f'model.depth.rule {depth.rule}'
   if depth.attention == 'all_loops':
     plain = ('fixed', 'act', 'ponder', 'exits')
@@ -211,18 +211,18 @@ def check(model: Model) -> None:
     'a coda behind several exits cannot reuse activations of the core',
   )
   if depth.rule == 'random':
-    _check_repeats(model, p)
+    check_repeats(model)
 
 
-def _check_repeats(model: Model, prelude: int) -> None:
-  """Every loop of the core must read the same rows, as more may be run."""
-  _, c, times, _ = loops(model)
+def check_repeats(model: Model) -> None:
+  """Raises BadInput unless every loop of the core reads the same rows."""
+  prelude, c, times, _ = loops(model)
   for name, component in shapes.components(model).items():
     for owners in component.owners:
       core = owners[prelude : prelude + c * times]
       need(
         core == core[:c] * times,
-        f'model.depth.rule random needs the same rows in every loop, got'
+        'loops whose number is not fixed need the same rows in every one, got'
         f' {component.spec} for {name}',
       )
 

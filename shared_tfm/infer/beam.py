@@ -16,7 +16,7 @@ from shared_tfm.config import Config
 from shared_tfm.errors import need
 from shared_tfm.infer.decoding import Texts, begun
 from shared_tfm.model import build
-from shared_tfm.model.kept import repeated, rows_of
+from shared_tfm.model.rows import repeated, rows_of
 
 
 class Beams(flax.struct.PyTreeNode):

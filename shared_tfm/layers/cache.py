@@ -52,9 +52,10 @@ class Slots(flax.struct.PyTreeNode):
 
   Attributes:
     cache: the whole of it.
-    write: the slot it writes to; one that does not exist: to none.
-    read_R: the slots it attends to.
-    readable_R: whether it really does.
+    write: the slot it writes to; one that does not exist: to none. Or one for
+      every row of the batch, (B,).
+    read_R: the slots it attends to; so too (B, R).
+    readable_R: whether it really does; so too.
   """
 
   cache: Cache
@@ -78,14 +79,15 @@ class Slots(flax.struct.PyTreeNode):
       mask_BT: False where nobody may attend to them; None: nowhere.
     """
     cache, rows_B1 = self.cache, jnp.arange(len(positions_BT))[:, None]
-    at = self.write, rows_B1, slice(None), positions_BT
+    write = jnp.broadcast_to(self.write, len(rows_B1))[:, None]
+    at = write, rows_B1, slice(None), positions_BT
     seen_BT = jnp.ones(positions_BT.shape, bool) if mask_BT is None else mask_BT
     dtype = cache.keys_SBGMK.dtype
     return self.replace(
       cache=Cache(
         cache.keys_SBGMK.at[at].set(k_BTGK.astype(dtype), mode='drop'),
         cache.values_SBGMK.at[at].set(v_BTGK.astype(dtype), mode='drop'),
-        cache.seen_SBM.at[self.write, rows_B1, positions_BT].set(
+        cache.seen_SBM.at[write, rows_B1, positions_BT].set(
           seen_BT, mode='drop'
         ),
       )
@@ -98,11 +100,15 @@ class Slots(flax.struct.PyTreeNode):
   def weights(self, q_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
     """How much each token attends to each place: (B, H, T, R * M)."""
     keys_BGMK = self._read(self.cache.keys_SBGMK)
-    seen_RBM = self.cache.seen_SBM[self.read_R] & self.readable_R[:, None, None]
-    places_11M = jnp.arange(seen_RBM.shape[-1])[None, None]
+    rows_B1 = jnp.arange(len(positions_BT))[:, None]
+    read_BR = jnp.broadcast_to(
+      self.read_R, (len(positions_BT), self.read_R.shape[-1])
+    )
+    readable_BR = jnp.broadcast_to(self.readable_R, read_BR.shape)
+    seen_BRM = self.cache.seen_SBM[read_BR, rows_B1] & readable_BR[..., None]
+    places_11M = jnp.arange(seen_BRM.shape[-1])[None, None]
     before_BTM = places_11M <= positions_BT[..., None]
-    allowed_RBTM = seen_RBM[:, :, None] & before_BTM[None]
-    allowed_BTRM = jnp.moveaxis(allowed_RBTM, 0, 2)
+    allowed_BTRM = seen_BRM[:, None] & before_BTM[:, :, None]
     allowed_BTM = allowed_BTRM.reshape(*positions_BT.shape, -1)
     (b, t, h, k), g = q_BTHK.shape, keys_BGMK.shape[1]
     scores_BGNTM = jnp.einsum(
@@ -129,10 +135,12 @@ class Slots(flax.struct.PyTreeNode):
     return mixed_BTGNK.reshape(b, t, h, -1)
 
   def _read(self, kept_SBGMK: jax.Array) -> jax.Array:
-    if len(self.read_R) == 1:
+    if self.read_R.shape == (1,):
       return jax.lax.dynamic_index_in_dim(
         kept_SBGMK, self.read_R[0], keepdims=False
       )
-    read_BGRMK = jnp.moveaxis(kept_SBGMK[self.read_R], 0, 2)
-    b, g, _, _, k = read_BGRMK.shape
-    return read_BGRMK.reshape(b, g, -1, k)
+    b, g = kept_SBGMK.shape[1:3]
+    read_BR = jnp.broadcast_to(self.read_R, (b, self.read_R.shape[-1]))
+    read_BRGMK = kept_SBGMK[read_BR, jnp.arange(b)[:, None]]
+    read_BGRMK = read_BRGMK.swapaxes(1, 2)
+    return read_BGRMK.reshape(b, g, -1, kept_SBGMK.shape[-1])

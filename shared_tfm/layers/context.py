@@ -44,7 +44,7 @@ class Context(flax.struct.PyTreeNode):
       the norm before their sublayer; None: they read what the others do.
     attended_BLD: what keys and values are made of, where it is not the
       residual stream; None: it is.
-    index: which visit this is, an integer scalar.
+    index: which visit this is, an integer scalar; or of each row, (B,).
     kv: keys and values to be reused, a pair (B, L, G, K); None: none ever are.
     map: attention weights to be reused, (B, H, L, L); None: none ever are.
     past: keys and values of earlier loops, to be attended to besides the own

@@ -142,6 +142,6 @@ class Layer(nn.Module):
       x_BLD = x_BLD + self.step()
     if m.step_signal == 'sinusoidal':
       index = 0 if context.index is None else context.index
-      step = jnp.full((1, 1), 1 + m.first_visit) + index
+      step = 1 + m.first_visit + jnp.reshape(index, (-1, 1))
       x_BLD = x_BLD + sinusoids(step, d).astype(x_BLD.dtype)
     return x_BLD

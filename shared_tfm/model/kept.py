@@ -31,36 +31,6 @@ from shared_tfm.sharing.bank import Layout
 _NOWHERE = 2**30  # a slot that no cache has
 
 
-def rows_of(kept: dict[str, Any], rows_B: jax.Array) -> dict[str, Any]:
-  """What is kept, of other rows of the batch; sources stay where they are.
-
-  Args:
-    kept: of `Backbone.empty`, or of later outputs.
-    rows_B: which row each is to be.
-  """
-
-  def picked(cache: Cache) -> Cache:
-    return jax.tree.map(lambda a: a[:, rows_B], cache)
-
-  return {
-    name: part.replace(text=picked(part.text))
-    if isinstance(part, Kept)
-    else part.replace(cache=picked(part.cache))
-    for name, part in kept.items()
-  }
-
-
-def repeated(kept: dict[str, Any], times: int) -> dict[str, Any]:
-  """What is kept, each row of the batch several times."""
-
-  def more(leaf: Any) -> Any:
-    if not isinstance(leaf, Cache):
-      return leaf
-    return jax.tree.map(lambda a: jnp.repeat(a, times, axis=1), leaf)
-
-  return jax.tree.map(more, kept, is_leaf=lambda a: isinstance(a, Cache))
-
-
 class Kept(flax.struct.PyTreeNode):
   """A stack's caches.
 
@@ -149,12 +119,12 @@ class Kept(flax.struct.PyTreeNode):
       this: of `plan`, that visit's.
       index: its number.
     """
-    text = Slots(
-      self.text,
-      this['write'] + self.offset,
-      this['read'] + self.offset,
-      this['readable'],
-    )
+    read = this['read']
+    if self.offset.ndim:  # each row at a run of its own
+      read = read[None] + self.offset[:, None]
+    else:
+      read = read + self.offset
+    text = Slots(self.text, this['write'] + self.offset, read, this['readable'])
     if self.source is None:
       return {'cache': text}
     source = Slots(self.source, index, index[None], jnp.ones(1, bool))

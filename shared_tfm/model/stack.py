@@ -19,25 +19,14 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
-from shared_tfm.config.loops import is_plain, loops
+from shared_tfm.config.loops import is_plain
 from shared_tfm.config.shapes import components, mixes
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.layer import Layer
-from shared_tfm.model import (
-  balance,
-  depth,
-  halting,
-  leaving,
-  recurrence,
-  reused,
-  routing,
-  visit,
-)
+from shared_tfm.model import balance, depth, looped, reused, ticking, visit
 from shared_tfm.model.kept import Kept
 from shared_tfm.sharing import bank, links, narrow
 from shared_tfm.sharing.component import Component
-
-RULES = {**recurrence.RULES, **halting.RULES, **routing.RULES}
 
 
 class Stack(nn.Module):
@@ -55,7 +44,8 @@ class Stack(nn.Module):
     lender: Mapping[str, Any] | None = None,
     kept: Kept | None = None,
     score: Any = None,
-  ) -> depth.Ran:
+    running: tuple[ticking.Running, jax.Array] | None = None,
+  ) -> Any:
     """Runs the residual stream (B, L, D) through its visits.
 
     Args:
@@ -66,6 +56,8 @@ class Stack(nn.Module):
       kept: what the visits kept of earlier tokens; None: there are none.
       score: of `leaving.until_left`, which leaves out the loops behind the one
         at which a token leaves; None: all are run.
+      running: of `ticking.tick`, with who takes part: the core is run once, for
+        every row at a loop of its own. Then what is returned is `Ticked`.
 
     Returns:
       The stream at each exit. Its state holds what the layers observed, by
@@ -108,6 +100,20 @@ class Stack(nn.Module):
     def run(stored: Any, context: Context, carry: Any, this: Any) -> Any:
       return visit.visit(layer, leaves, stored, dropout, context, carry, this)
 
+    drawn = self.has_rng('depth') and self.train
+    parts = looped.Parts(
+      model=m,
+      run=run,
+      stored=stored,
+      context=context,
+      controls=controls or {},
+      leaves=leaves,
+      visits=visits,
+      train=self.train,
+      key=self.make_rng('depth') if drawn else jax.random.key(0),
+    )
+    if running:
+      return looped.ticked(parts, carry, score, *running)
     if is_plain(m):
       body = functools.partial(run, stored, context)
       carry, (after, observed) = visit.over_visits(m, body, carry, visits)
@@ -116,101 +122,11 @@ class Stack(nn.Module):
           held.value = after[name]
       ran = depth.Ran(carry.x_BLD[None], carry.replace(observed=observed))
     else:
-      ran = self._looped(
-        run, stored, context, controls or {}, carry, visits, score
-      )
+      ran = looped.looped(parts, carry, score)
     found_losses = balance.losses(
       m, visits.rows, ran.state.observed, context.mask_BL
     )
     return ran.replace(losses={**ran.losses, **found_losses})
-
-  def _looped(
-    self,
-    run: Any,
-    stored: Any,
-    context: Context,
-    controls: dict[str, Any],
-    carry: visit.Carry,
-    visits: visit.PerVisit,
-    score: Any,
-  ) -> depth.Ran:
-    """Prelude, the core by the rule of depth, and the coda at every exit."""
-    m = self.model
-    p, c, times, k = loops(m)
-    prelude, core, coda = (
-      jax.tree.map(lambda a, part=part: a[part], visits)
-      for part in (
-        slice(p),
-        slice(p, p + c * times),
-        slice(p + c * times, None),
-      )
-    )
-    core = jax.tree.map(lambda a: a.reshape(times, c, *a.shape[1:]), core)
-
-    def scan(stored: Any, carry: Any, these: Any, context: Context) -> Any:
-      body = functools.partial(run, stored, context)
-      return visit.over_visits(m, body, carry, these)[0]
-
-    def loop(stored: Any, carry: Any, i: Any, context: Context) -> Any:
-      """The core's visits; further loops than the table has repeat its last."""
-      these = jax.tree.map(lambda a: a[jnp.minimum(i, times - 1)], core)
-      these = these.replace(index=p + i * c + jnp.arange(c))
-      return scan(stored, carry, these, context)
-
-    carry = self._observing(
-      functools.partial(run, stored, context), carry, visits
-    )
-    if p:
-      carry = scan(stored, carry, prelude, context)
-    drawn = self.has_rng('depth') and self.train
-    core_of = depth.Core(
-      model=m,
-      loops=loops(m),
-      controls=controls,
-      run=functools.partial(loop, stored),
-      frozen=functools.partial(loop, jax.lax.stop_gradient(stored)),
-      context=context,
-      train=self.train,
-      key=self.make_rng('depth') if drawn else jax.random.key(0),
-    )
-
-    def to_exit(state: Any, i: jax.Array) -> Any:
-      """Through the coda, which keeps apart what each exit made of a text."""
-      if not k:
-        return state
-      kept = state.kept and state.kept.run(i)
-      state = scan(stored, state.replace(kept=kept), coda, context)
-      return state.replace(kept=kept and state.kept.run(0))
-
-    if score is not None:
-      ran = leaving.until_left(core_of, carry, to_exit, score)
-      kept = ran.state.kept.filled(
-        m, layout(m), ran.loops_BL, context.positions_BL
-      )
-      return ran.replace(state=ran.state.replace(kept=kept))
-    ran = RULES[m.depth.rule](core_of, carry)
-    if not k:
-      return ran
-
-    def at_exit(kept: Any, this: Any) -> Any:
-      i, x_BLD = this
-      state = to_exit(ran.state.replace(x_BLD=x_BLD, kept=kept), i)
-      return state.kept, state.replace(kept=None)
-
-    kept = ran.state.kept and ran.state.kept.run(0)
-    numbered = jnp.arange(len(ran.x_XBLD)), ran.x_XBLD
-    kept, exits = jax.lax.scan(at_exit, kept, numbered)
-    state = jax.tree.map(lambda a: a[-1], exits)
-    return ran.replace(x_XBLD=exits.x_BLD, state=state.replace(kept=kept))
-
-  def _observing(self, body: Any, carry: Any, visits: Any) -> Any:
-    """The carry with room for what every visit observes."""
-    this = jax.tree.map(lambda a: a[0], visits)
-    _, (_, observed) = jax.eval_shape(body, carry, this)
-    room = jax.tree.map(
-      lambda s: jnp.zeros((self.model.num_layers, *s.shape), s.dtype), observed
-    )
-    return carry.replace(observed=room)
 
   def _tables(self, found: Mapping[str, Component]) -> visit.Tables:
     """The rows that visits read, (visits, levels): constants, or state.
