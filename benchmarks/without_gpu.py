@@ -1,0 +1,107 @@
+"""What XLA makes of a gradient on an H100 that is not here.
+
+Its compiler for GPUs runs where there is none, only without trying what is
+fastest: so this counts a program's products by what they multiply, and says
+nothing of time. It asks for jax[cuda12] (or cuda13), but no driver.
+
+Command: [XLA_FLAGS=--xla_gpu_enable_triton_gemm=false]
+  .venv/bin/python -m benchmarks.without_gpu [DTYPE ...]
+"""
+
+import collections
+import re
+import sys
+from collections.abc import Sequence
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from shared_tfm import build
+
+# As XLA writes it for an H100 SXM, but for what only says how fast it is.
+H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 9 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  threads_per_core_limit: 2048
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  l2_cache_size: 52428800
+  memory_bandwidth: 3352320000000
+  device_memory_size: 84929347584
+}
+"""
+MODEL = {
+  'num_layers': 12,
+  'd_model': 1024,
+  'num_heads': 16,
+  'vocab_size': 32_000,
+  'max_len': 1024,
+  'activation': 'gelu_tanh',
+  'sharing': {'layer': 'cycle:3'},
+}
+ROWS = 8
+_CALLED = re.compile(r'custom_call_target="(__cublas[^"]*)"')
+_FUSED = re.compile(r'^%gemm_fusion\S* \((.*)\) ->', re.MULTILINE)
+
+
+def products(dtype: str, remat: str) -> collections.Counter[str]:
+  """How many products of which kind the compiled gradient of a decoder has.
+
+  Args:
+    dtype: a value of `model.dtype`.
+    remat: of `model.remat`.
+  """
+  topology = topologies.get_topology_desc(
+    platform='cuda', topology='1x1x1', target_config=H100
+  )
+  mesh = topologies.make_mesh(topology, (1,), ('all',))
+  where = jax.NamedSharding(mesh, jax.P())
+  model = build({'model': {**MODEL, 'dtype': dtype, 'remat': remat}}, True)
+  tokens = jax.ShapeDtypeStruct((ROWS, MODEL['max_len']), jnp.int32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)
+
+  def loss(params: object, tokens: jax.Array) -> jax.Array:
+    return jnp.mean(model.apply({'params': params}, tokens) ** 2)
+
+  given = jax.tree.map(
+    lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+    (nn.unbox(shapes)['params'], tokens),
+  )
+  with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
+    traced = jax.jit(jax.grad(loss)).trace(*given)
+  compiled = traced.lower(lowering_platforms=('cuda',)).compile()
+  text = compiled.as_text()
+  found = collections.Counter(_CALLED.findall(text))
+  for operands in _FUSED.findall(text):
+    found['Triton, of float8' if 'f8e' in operands else 'Triton'] += 1
+  return found
+
+
+def main(dtypes: Sequence[str]) -> None:
+  """Prints a line for each dtype and policy."""
+  for dtype in dtypes or ('bfloat16', 'float8'):
+    for remat in ('none', 'dots'):
+      found = sorted(products(dtype, remat).items())
+      print(dtype, remat, *(f'{kind}: {n}' for kind, n in found), sep=', ')
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
