@@ -173,7 +173,10 @@ def test_what_cannot_be_batched():
       Batcher(made, variables, **{'rows': 2, 'places': 16, **how})
   for changed, rule in [
     ({'sharing': {'layer': 'none'}}, 'does not loop'),
-    ({'depth': {'core': 2}, 'sharing': {'layer': 'none'}}, 'the same rows in'),
+    (
+      {'depth': {'core': 2}, 'sharing': {'layer': 'none'}},
+      'same rows in every loop',
+    ),
     (
       {'depth': {'rule': 'act'}, 'sharing': {'layer': 'all'}},
       'got model.depth.rule act',

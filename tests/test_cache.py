@@ -72,7 +72,7 @@ def token_by_token(
   """Prompts of different lengths at once, then 7 tokens one by one: (8, B, V).
 
   What is kept goes through `between` before each of those, with how many loops
-  the token before ran and where it stands.
+  the token before ran (99: it is the prompt's) and where it stands.
   """
   model, source = build(made), source_of(made)
 
@@ -98,12 +98,11 @@ def token_by_token(
     kept,
     **source,
   )
-  found, loops = [logits_BV], [np.full(B, -1)]
+  found, loops = [logits_BV], [np.full(B, 99)]
   for place in range(7):
     here = (LENGTHS + place)[:, None]
     tokens = np.take_along_axis(TOKENS, here, axis=1)
-    if place:
-      kept = between(kept, loops[-1], here - 1)
+    kept = between(kept, loops[-1], here - 1)
     logits_BV, loops_B, kept = following(
       tokens, here, np.ones((B, 1), bool), kept, leaves
     )

@@ -163,7 +163,7 @@ def test_pieces_are_of_what_a_device_holds(ways, in_shard, pieces):
   kinds = (AxisType.Auto,) * len(axes)
   mesh = jax.sharding.AbstractMesh((*axes.values(),), (*axes,), kinds)
   rules = meshes.STREAM | ({'batch': ()} if in_shard else {})
-  score = functools.partial(dot.scores, table=table)
+  score = functools.partial(dot.scores, table=table, precision=FLOAT32)
   with use_abstract_mesh(mesh), nn.logical_axis_rules([*rules.items()]):
     program = jax.make_jaxpr(
       lambda x: in_pieces(score, x, targets, 0.0, 2**20)

@@ -222,7 +222,7 @@ def check_repeats(model: Model) -> None:
       core = owners[prelude : prelude + c * times]
       need(
         core == core[:c] * times,
-        'loops whose number is not fixed need the same rows in every one, got'
+        'loops whose number may vary need the same rows in every loop, got'
         f' {component.spec} for {name}',
       )
 
