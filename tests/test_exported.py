@@ -53,7 +53,7 @@ def test_it_runs_without_this_project(run, capsys):
   for shape in (3, 5), (1, 16):
     tokens = np.arange(shape[0] * shape[1], dtype='int32').reshape(shape)
     expected = build(config).apply({'params': state.params}, tokens)
-    found = np.load(f'{shape[0]}.npy')
+    found = np.load(f'{shape[0]}.npy', allow_pickle=False)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
