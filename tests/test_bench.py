@@ -197,6 +197,7 @@ def test_programs_of_the_cache_are_told(here):
     compilation_cache.reset_cache()
 
 
+@pytest.mark.slow
 def test_of_policies_the_chosen_one_is_told(here, monkeypatch):
   """What is rejected takes long to compile here, and is in no cache."""
   config = remat.under(config_file.load('config.py', []), 'auto')

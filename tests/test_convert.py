@@ -237,6 +237,7 @@ def test_a_run_is_made_and_tuned(run, capsys):
   assert 'has another conversion' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_was_made_trains_without_a_config(run, capsys):
   out = said(capsys, 'convert', '--from=run', '--workdir=all', '--sharing=all')
   assert 'loss' in out and 'tuned' not in out
@@ -251,6 +252,7 @@ def moments(state):
   return adam.mu, adam.nu, int(adam.count), int(rate.count)
 
 
+@pytest.mark.slow
 def test_moments_come_along(run, capsys):
   """Rows that split take a copy, rows that join the mean; and it trains on."""
   told = said(

@@ -718,6 +718,7 @@ def wide(**depth):
   return configs.cross({'model': model, 'train': {'batch_size': 2}})
 
 
+@pytest.mark.slow
 def test_the_logits_of_all_exits_together_are_bounded():
   """Eight exits of 0.75 MiB, and no more than 1 MiB of them at once."""
   made = Programs(wide())
@@ -728,6 +729,7 @@ def test_the_logits_of_all_exits_together_are_bounded():
   assert step.memory_analysis().temp_size_in_bytes < 4 * 2**20
 
 
+@pytest.mark.slow
 def test_exits_in_pieces_are_the_exits():
   config = wide(criterion='latent', threshold=0.3)
   whole = dataclasses.replace(config.model, logits_mb=256)

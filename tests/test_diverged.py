@@ -235,6 +235,7 @@ def test_a_run_that_diverges_ends_no_other(text, tmp_path, monkeypatch, caplog):
   assert again == good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('count', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_in_float16_that_is_cut_goes_on(
   text, tmp_path, monkeypatch, count

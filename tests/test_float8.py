@@ -209,6 +209,7 @@ def test_a_gpu_is_given_products_of_eight_bits():
 # Networks.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'remat',
   [
@@ -295,6 +296,7 @@ def test_what_policies_keep():
   assert kept_of_every_visit('full') == [('uint16', 16)]
 
 
+@pytest.mark.slow
 def test_training_comes_to_where_bfloat16_comes():
   found = []
   for dtype in ('bfloat16', 'float8'):

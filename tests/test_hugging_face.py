@@ -424,6 +424,7 @@ def test_theirs_to_a_run_and_back(here, capsys):
   )
 
 
+@pytest.mark.slow
 def test_their_tokenizer_and_what_tuning_costs(here, capsys):
   """A byte-level BPE as GPT-2 has it, whose one special is the last."""
   bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
