@@ -32,6 +32,7 @@ from shared_tfm.config.training import (
   Data,
   Mesh,
   Optimizer,
+  Prune,
   Task,
   Train,
 )
@@ -49,6 +50,7 @@ __all__ = [
   'Mesh',
   'Model',
   'Optimizer',
+  'Prune',
   'Sharing',
   'Task',
   'Train',

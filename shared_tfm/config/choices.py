@@ -69,6 +69,9 @@ CHOICES = {
     'q_network',
     'merge',
   ),
+  'prune.method': ('none', 'magnitude', 'snip', 'movement'),
+  'prune.schedule': ('once', 'cubic', 'adaptive'),
+  'prune.scope': ('global', 'tensor'),
   'optimizer.name': ('adamw', 'adafactor', 'lion', 'lamb', 'muon'),
   'optimizer.schedule': (
     'constant',

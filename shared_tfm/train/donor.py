@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from shared_tfm import accounting, tasks
 from shared_tfm.config import Config
 from shared_tfm.errors import need
+from shared_tfm.sharing import masks
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train import runs
 from shared_tfm.train import state as states
@@ -92,7 +93,9 @@ def start(
   mesh = meshes.make(config)  # on which that run need not have been
   given = checkpoints.load('best', Programs(donor, mesh).shapes)
   checkpoints.close()
-  there = _flat({'params': given.params, **given.variables})
+  held = given.variables.get('masks', {})
+  params = masks.applied(given.params, held)
+  there = _flat({'params': params, **given.variables})
   tree = {'params': state.params, **state.variables}
   ours = _flat(tree)
   leaves = [there[name] if name in names else ours[name] for name in ours]

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.model import build
-from shared_tfm.train import loss_scale, optimizer
+from shared_tfm.train import loss_scale, optimizer, prune
 from shared_tfm.train import mesh as meshes
 
 
@@ -29,6 +29,7 @@ class State(flax.struct.PyTreeNode):
     streak: how many of them were the last ones, in a row.
     scale: by which the loss is multiplied; None where the dtype needs none.
     key: raw PRNG key data that dropout keys are derived from.
+    pruning: what masks are made of; None where nothing is pruned.
   """
 
   step: jax.Array
@@ -39,6 +40,7 @@ class State(flax.struct.PyTreeNode):
   streak: jax.Array
   scale: loss_scale.Scale | None
   key: jax.Array
+  pruning: prune.Pruning | None = None
 
 
 def boxed(config: Config, key: jax.Array) -> Any:
@@ -65,6 +67,7 @@ def initial(config: Config, seed: jax.Array) -> State:
     streak=jnp.zeros((), jnp.int32),
     scale=loss_scale.initial(config),
     key=jax.random.key_data(key),
+    pruning=prune.initial(config.prune, variables.get('masks', {}), params),
   )
 
 
@@ -81,7 +84,11 @@ def shardings(config: Config, mesh: jax.sharding.Mesh) -> State:
   params = jax.eval_shape(init, jax.random.key(0))['params']
   where = meshes.of_params(params, mesh)
   whole = NamedSharding(mesh, PartitionSpec())
+  # Moments, masks and what else there is in a parameter's place live with it.
   return jax.tree.map(lambda _: whole, state).replace(
     params=where,
-    opt_state=meshes.of_moments(state.opt_state, state.params, where),
+    **{
+      name: meshes.of_moments(getattr(state, name), state.params, where)
+      for name in ('opt_state', 'variables', 'pruning')
+    },
   )
