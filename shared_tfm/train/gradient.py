@@ -11,7 +11,7 @@ from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.model import Transformer, build
 from shared_tfm.tasks import Task
-from shared_tfm.train import loss_scale
+from shared_tfm.train import loss_scale, prune
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train.sharded import Gradient, gradient_of_shards
 from shared_tfm.train.state import State, shardings
@@ -58,7 +58,9 @@ def whole(config: Config) -> Callable[[State, Batch], Any]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     return gradient(
       state.params,
-      state.replace(params=None, opt_state=None, pruning=None),
+      state.replace(
+        params=None, opt_state=None, variables=prune.forgotten(state)
+      ),
       split(batch, parts, mesh),
       key,
     )

@@ -21,7 +21,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -31,72 +30,69 @@ from shared_tfm.config import Config, Prune, pruning
 from shared_tfm.sharing import masks
 
 _KEEP = 0.9  # of the smoothed loss, at every step
+OURS = ('masks', 'pruning')  # collections of a run's variables
 
 
-class Pruning(flax.struct.PyTreeNode):
-  """What a run remembers to make masks of; scalars but for `moved`.
-
-  Attributes:
-    sparsity: that was asked for last.
-    cuts: how often masks were made.
-    loss: of training, smoothed; 0 before the first step.
-    before: what that was before masks were last made.
-    moved: for the method movement sums of -weight * gradient, in the place of
-      what has a mask; else empty.
-  """
-
-  sparsity: jax.Array
-  cuts: jax.Array
-  loss: jax.Array
-  before: jax.Array
-  moved: Any
-
-
-def initial(prune: Prune, held: Any, params: Any) -> Pruning | None:
-  """Where a run begins; None where nothing is pruned.
+def initial(prune: Prune, held: Any, params: Any) -> dict[str, Any]:
+  """What a run remembers to make masks of; empty where nothing is pruned.
 
   Args:
     prune: of the config.
     held: the model's masks.
     params: its parameters.
+
+  Returns:
+    A collection beside the model's, 'pruning'. In it are scalars: 'sparsity',
+    that was asked for last; 'cuts', how often masks were made; 'loss' of
+    training, smoothed, 0 before the first step; 'before', what that was when
+    masks were last made. And, for the method movement, 'moved': sums of -weight
+    * gradient in the place of what has a mask.
   """
   if prune.method == 'none':
-    return None
-  moved = {}
+    return {}
+  names = ('sparsity', 'loss', 'before')
+  found: dict[str, Any] = {name: jnp.zeros(()) for name in names}
+  found['cuts'] = jnp.zeros((), jnp.int32)
   if prune.method == 'movement':
     there = masks.beside(held, params)
-    moved = unflatten_dict(jax.tree.map(jnp.zeros_like, there))
-  zero = jnp.zeros(())
-  return Pruning(zero, jnp.zeros((), jnp.int32), zero, zero, moved)
+    found['moved'] = unflatten_dict(jax.tree.map(jnp.zeros_like, there))
+  return {'pruning': found}
 
 
-def seen(
-  pruning: Pruning | None, held: Any, params: Any, grads: Any, loss: jax.Array
-) -> Pruning | None:
-  """What is remembered of a step.
+def remembered(state: Any) -> dict[str, Any]:
+  """That collection, if there is one."""
+  return {k: v for k, v in state.variables.items() if k == 'pruning'}
+
+
+def forgotten(state: Any) -> dict[str, Any]:
+  """All other collections."""
+  return {k: v for k, v in state.variables.items() if k != 'pruning'}
+
+
+def seen(state: Any, grads: Any, loss: jax.Array) -> dict[str, Any]:
+  """What is remembered after a step.
 
   Args:
-    pruning: before it.
-    held: the masks.
-    params: before it.
+    state: before it.
     grads: the mean gradient, of masked weights too.
     loss: of the step, per target.
   """
-  if pruning is None:
-    return None
-  smooth = jnp.where(
-    pruning.loss > 0, _KEEP * pruning.loss + (1 - _KEEP) * loss, loss
-  )
-  moved = pruning.moved
-  if moved:
-    weights, slopes = masks.beside(held, params), masks.beside(held, grads)
-    moved = unflatten_dict(
+  if not remembered(state):
+    return {}
+  old, held = state.variables['pruning'], state.variables['masks']
+  before = old['loss']
+  smooth = jnp.where(before > 0, _KEEP * before + (1 - _KEEP) * loss, loss)
+  new = {**old, 'loss': smooth}
+  if 'moved' in old:
+    weights = masks.beside(held, state.params)
+    slopes = masks.beside(held, grads)
+    new['moved'] = unflatten_dict(
       {
         path: sums - weights[path] * slopes[path]
-        for path, sums in flatten_dict(moved).items()
+        for path, sums in flatten_dict(old['moved']).items()
       }
     )
-  return pruning.replace(loss=smooth, moved=moved)
+  return {'pruning': new}
 
 
 def curve(prune: Prune, cuts: int) -> float:
@@ -146,11 +142,11 @@ class Pruner:
     """
     p, grads = self.prune, None
     with jax.transfer_guard('allow'):
-      now = jax.device_get(state.pruning.replace(moved={}))
-      cuts = int(now.cuts)
+      now = _scalars(state)
+      cuts = int(now['cuts'])
       if cuts >= ticks(p):
         return state
-      hurt = cuts > 0 and now.loss > now.before * (1 + p.tolerance)
+      hurt = cuts > 0 and now['loss'] > now['before'] * (1 + p.tolerance)
       if p.schedule == 'adaptive' and hurt:
         return state
       if p.method == 'snip':
@@ -162,7 +158,7 @@ class Pruner:
     if self.prune.method == 'none':
       return True
     with jax.transfer_guard('allow'):
-      return int(state.pruning.cuts) >= ticks(self.prune)
+      return int(_scalars(state)['cuts']) >= ticks(self.prune)
 
 
 def cut(config: Config, state: Any, sparsity: float, grads: Any = None) -> Any:
@@ -174,26 +170,31 @@ def cut(config: Config, state: Any, sparsity: float, grads: Any = None) -> Any:
     sparsity: the share of what has masks that will be zero.
     grads: for the method snip, of masked weights.
   """
-  p, held = config.prune, state.variables['masks']
+  p, held, old = config.prune, *(state.variables[k] for k in OURS)
   group = pruning.pattern(p)[1] if p.pattern else 0
   made = masks.cut(
     held,
     state.params,
     grads,
-    state.pruning.moved,
+    old.get('moved'),
     _counts(p, held, sparsity, group),
     p.method,
     group,
   )
-  now = jax.device_get(state.pruning.replace(moved={}))
-  after = state.pruning.replace(
-    sparsity=jnp.float32(sparsity),
-    cuts=jnp.int32(now.cuts + 1),
-    before=jnp.float32(now.loss),
-  )
-  return state.replace(
-    variables={**state.variables, 'masks': made}, pruning=after
-  )
+  now = _scalars(state)
+  new = {
+    **old,
+    'sparsity': jnp.float32(sparsity),
+    'cuts': jnp.int32(now['cuts'] + 1),
+    'before': jnp.float32(now['loss']),
+  }
+  both = dict(zip(OURS, (made, new), strict=True))
+  return state.replace(variables=state.variables | both)
+
+
+def _scalars(state: Any) -> Any:
+  old = state.variables['pruning']
+  return jax.device_get({k: v for k, v in old.items() if k != 'moved'})
 
 
 def _counts(
@@ -225,7 +226,7 @@ def baked(config: Config, state: Any) -> tuple[Config, Any, Any]:
   """
   fixed = pruning.without(config)
   held = state.variables.get('masks', {})
-  variables = {k: v for k, v in state.variables.items() if k != 'masks'}
+  variables = {k: v for k, v in state.variables.items() if k not in OURS}
   return fixed, masks.applied(state.params, held), variables
 
 

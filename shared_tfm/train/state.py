@@ -23,13 +23,13 @@ class State(flax.struct.PyTreeNode):
     step: updates done.
     params: the parameter tree; inside 'stack', leaves have a row per owner.
     variables: other collections of the model, such as 'batch_stats'; inside
-      'stack', leaves have a slot per visit.
+      'stack', leaves have a slot per visit, and 'masks' a row per owner. And
+      'pruning', what masks are made of; see prune.py.
     opt_state: the optimizer's.
     skipped: micro-batches dropped because their gradient was not finite.
     streak: how many of them were the last ones, in a row.
     scale: by which the loss is multiplied; None where the dtype needs none.
     key: raw PRNG key data that dropout keys are derived from.
-    pruning: what masks are made of; None where nothing is pruned.
   """
 
   step: jax.Array
@@ -40,7 +40,6 @@ class State(flax.struct.PyTreeNode):
   streak: jax.Array
   scale: loss_scale.Scale | None
   key: jax.Array
-  pruning: prune.Pruning | None = None
 
 
 def boxed(config: Config, key: jax.Array) -> Any:
@@ -58,6 +57,7 @@ def initial(config: Config, seed: jax.Array) -> State:
   init_key, key = jax.random.split(jax.random.key(seed))
   variables = nn.unbox(boxed(config, init_key))
   params = variables.pop('params')
+  variables |= prune.initial(config.prune, variables.get('masks', {}), params)
   return State(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -67,7 +67,6 @@ def initial(config: Config, seed: jax.Array) -> State:
     streak=jnp.zeros((), jnp.int32),
     scale=loss_scale.initial(config),
     key=jax.random.key_data(key),
-    pruning=prune.initial(config.prune, variables.get('masks', {}), params),
   )
 
 
@@ -84,11 +83,10 @@ def shardings(config: Config, mesh: jax.sharding.Mesh) -> State:
   params = jax.eval_shape(init, jax.random.key(0))['params']
   where = meshes.of_params(params, mesh)
   whole = NamedSharding(mesh, PartitionSpec())
-  # Moments, masks and what else there is in a parameter's place live with it.
   return jax.tree.map(lambda _: whole, state).replace(
     params=where,
     **{
       name: meshes.of_moments(getattr(state, name), state.params, where)
-      for name in ('opt_state', 'variables', 'pruning')
+      for name in ('opt_state', 'variables')
     },
   )

@@ -54,15 +54,13 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
         mean, state.opt_state, state.params, norm=norm
       )
       updates = masks.applied(updates, zeros)
-      remembered = prune.seen(
-        state.pruning, zeros, state.params, gradients.mean(full, weight), loss
-      )
-      return optax.apply_updates(state.params, updates), moments, remembered
+      known = prune.seen(state, gradients.mean(full, weight), loss)
+      return optax.apply_updates(state.params, updates), moments, known
 
     def stay() -> Any:
-      return state.params, state.opt_state, state.pruning
+      return state.params, state.opt_state, prune.remembered(state)
 
-    params, moments, remembered = jax.lax.cond(weight > 0, follow, stay)
+    params, moments, pruning = jax.lax.cond(weight > 0, follow, stay)
     metrics = {
       'loss': loss,
       **seen,
@@ -74,13 +72,13 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
     }
     if held.scale is not None:
       metrics['loss_scale'] = held.scale.value
-    if state.pruning is not None:
-      metrics['sparsity'] = state.pruning.sparsity
+    if pruning:
+      metrics['sparsity'] = pruning['pruning']['sparsity']
     return held.replace(
       step=state.step + 1,
       params=params,
       opt_state=moments,
-      pruning=remembered,
+      variables=held.variables | pruning,
     ), metrics
 
   return step
