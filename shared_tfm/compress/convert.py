@@ -33,6 +33,7 @@ _FREE = {
   'sharing_decoder',
   'shared_gradient',
   'tables',
+  'masked',
   'dropout',
   'core_dropout',
   'dtype',
@@ -175,4 +176,5 @@ def counted(config: Config) -> dict[str, Any]:
     'owners': described['owners'],
     'stored_params': described['params']['stored'],
     'applied_params': described['params']['applied'],
+    'flops_per_token': described['flops_per_token']['forward'],
   }
