@@ -217,10 +217,11 @@ def test_adaptive_sparsity_waits_for_the_loss():
 # What the network sees.
 
 KINDS = {
-  'rows': {'layer': 'cycle:2'},
-  'levels': {'layer': 'cycle:2+none@2+none@diagonal'},
+  'levels': {
+    'layer': 'cycle:2+none@2+none@diagonal',
+    'attention_key': '=attention.query',
+  },
   'soft': {'layer': 'soft:2', 'attention': 'all|sequence:2'},
-  'ties': {'layer': 'all', 'attention_key': '=attention.query'},
 }
 
 
@@ -278,9 +279,8 @@ def test_both_stacks_of_a_model_are_masked():
   )
 
 
-@pytest.mark.parametrize('scope', ['global', 'tensor'])
-def test_only_some_parts_are_masked(scope):
-  config = crossed(only='feed_forward, attention.out', scope=scope)
+def test_only_some_parts_are_masked():
+  config = crossed(only='feed_forward, attention.out', scope='tensor')
   state = prune.cut(config, started(config)[1], 0.5)
   gone = hidden(state)
   parts = {path[2:4] for path in gone}
@@ -289,15 +289,13 @@ def test_only_some_parts_are_masked(scope):
     ('feed_forward', 'up'),
     ('feed_forward', 'down'),
   }
-  if scope == 'tensor':
-    for each in gone.values():
-      assert (each.sum(axis=(1, 2)) == each[0].size // 2).all()
+  for each in gone.values():
+    assert (each.sum(axis=(1, 2)) == each[0].size // 2).all()
   assert sum(each.sum() for each in gone.values()) == pruning.removed(config)
 
 
-@pytest.mark.parametrize('experts', [0, 4])
-def test_two_of_every_four_inputs_are_kept(experts):
-  few = {'num_ff': experts, 'ff_width': 8, 'top_k': 2}
+def test_two_of_every_four_inputs_are_kept():
+  few = {'num_ff': 4, 'ff_width': 8, 'top_k': 2}
   config = crossed(pattern='2:4', model={'experts': few})
   assert config.prune.sparsity == 0.5
   state = prune.cut(config, started(config)[1], 0.5)
@@ -463,6 +461,34 @@ def test_a_run_that_was_cut_equals_one_that_was_not(name, text, tmp_path):
     # The best is one of those that have all their zeros.
     best = loop.load(tmp_path / 'cut', 'best')[1]
     assert int(best.step) == 12 and told[-1] == np.float32(0.8)
+
+
+@pytest.mark.slow
+def test_training_makes_up_for_what_is_masked(text, tmp_path):
+  """Four fifths of the weights: at once and no more, or step by step."""
+
+  def loss(name, **fields):
+    train = {'num_steps': 80, 'eval_every': 80, 'checkpoint_every': 80}
+    config = crossed(
+      sparsity=0.8,
+      every=4,
+      end=60,
+      train={**train, 'batch_size': 8, 'log_every': 10},
+      **fields,
+    )
+    rate = dataclasses.replace(config.optimizer, learning_rate=5e-3)
+    config = dataclasses.replace(config, optimizer=rate)
+    result = loop.train(with_data(config, text), tmp_path / name)
+    assert result.get('sparsity', 0.8) == pytest.approx(0.8, abs=1e-3)
+    return result['validation_loss']
+
+  dense = loss('dense', method='none')
+  at_once = loss('once', start=79)
+  cubic = loss('cubic', schedule='cubic', start=8)
+  adaptive = loss('adaptive', schedule='adaptive', start=8)
+  assert dense < cubic < at_once
+  assert dense < adaptive < at_once
+  assert cubic - dense < (at_once - dense) / 2
 
 
 @pytest.mark.slow
