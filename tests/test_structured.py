@@ -23,12 +23,12 @@ from test_sums import config_of
 
 from shared_tfm import accounting, tasks
 from shared_tfm import config as configs
-from shared_tfm.compress import begin, left_out, sources, units
+from shared_tfm.compress import begin, importance, left_out, sources, units
 from shared_tfm.errors import BadInput
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.layer import Layer
 from shared_tfm.model import build, untied
-from shared_tfm.train import loop, visits
+from shared_tfm.train import donor, loop, visits
 from shared_tfm.train import state as states
 
 here, run, trained = test_cli.here, test_cli.run, test_cli.trained
@@ -95,7 +95,7 @@ def silenced(config, params, kind, amount):
   """
   flat = {path: np.array(leaf) for path, leaf in flatten_dict(params).items()}
   for path, leaf in flat.items():
-    part, suffix = units.OUT[kind], path[-1]
+    part, suffix = importance.OUT[kind], path[-1]
     if part not in path or suffix in ('bias', 'b'):
       continue
     m = config.model
@@ -117,7 +117,7 @@ def test_units_that_give_nothing_go_first(kind, amount, sharing, model):
   both = config.model.family == 'encoder_decoder'
   params = params_of(config) if both else variables_of(config)['params']
   params = silenced(config, params, kind, amount)
-  scores = units.scores_by_size(config.model, params, kind)
+  scores = importance.by_size(config.model, params, kind)
   made = units.taken_out(config.model, params, scores, kind, amount)
   less = assert_fits(config, *made)
   assert_close(logits(less, made[1]), logits(config, params), 1e-5)
@@ -139,15 +139,15 @@ def small():
   return config, begin.state_of(config, params, {})
 
 
-@pytest.mark.parametrize('kind', units.OUT)
+@pytest.mark.parametrize('kind', importance.OUT)
 def test_the_gradient_is_that_of_a_gate(small, kind):
   config, state = small
   given = batch(1)
   slope = jax.jit(visits.visit_gradients(config))(state, given)
-  found = units.scores_by_gradient(config, state.params, [slope, slope], kind)
+  found = importance.by_gradient(config, state.params, [slope, slope], kind)
   ((name, scores_NU),) = found.items()
   part = name.partition('.')[2]
-  path = ('stack', 'rows', part, units.OUT[kind], 'kernel')
+  path = ('stack', 'rows', part, importance.OUT[kind], 'kernel')
   flat = flatten_dict(untied.spread(config.model, state.params, {}))
   whole = dataclasses.replace(config, model=untied.untied(config.model))
   observe = tasks.make(whole).observe
@@ -191,7 +191,7 @@ def test_units_that_cannot_be_taken_out(kind, amount, sharing, model, message):
   with pytest.raises(BadInput, match=message) as told:
     units.check(config.model, kind)
     params = variables_of(config)['params']
-    scores = units.scores_by_size(config.model, params, kind)
+    scores = importance.by_size(config.model, params, kind)
     units.taken_out(config.model, params, scores, kind, amount)
   assert '\n' not in str(told.value)
 
@@ -372,6 +372,34 @@ def test_a_masked_run_stays_masked(run, capsys, prune):
   for path, each in gone.items():
     leaf = stored['.'.join(('params', *path))]
     assert (leaf[each] == 0).all() and (leaf[~each] != 0).mean() > 0.99
+
+
+@pytest.mark.slow
+def test_a_trained_network_is_pruned_step_by_step(run, capsys):
+  """And what is best is one of the networks that have all their zeros."""
+  prune = {'method': 'magnitude', 'schedule': 'cubic', 'every': 1, 'end': 3}
+  given = [f'--config.prune.{name}={value}' for name, value in prune.items()]
+  command = 'convert', '--from=run', '--workdir=made', '--tune', *given
+  table = said(capsys, *command)
+  assert 'without' not in table
+  for which in ('best', 'latest'):
+    assert int(loop.load('made', which)[1].step) == 4
+  result = json.loads(pathlib.Path('made/result.json').read_text())
+  assert result['sparsity'] == pytest.approx(0.5, abs=1e-3)
+  # Started from, it is a network that has zeros.
+  fields = ('--config=config.py', '--config.train.init_from=made')
+  said(capsys, 'train', *fields, '--workdir=next', '--config.train.num_steps=1')
+  config, state = loop.load('made', 'best')
+  first = donor.start(
+    dataclasses.replace(
+      loop.load('next')[0],
+      train=dataclasses.replace(config.train, init_from='made'),
+    ),
+    loop.load('next')[1],
+  )[0]
+  kernel = first.params['stack']['rows']['attention']['query']['kernel']
+  mask = state.variables['masks']['stack']['rows']['attention']['query']
+  np.testing.assert_array_equal(np.asarray(kernel) != 0, mask['kernel'])
 
 
 @pytest.mark.slow

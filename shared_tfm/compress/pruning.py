@@ -18,7 +18,7 @@ import jax
 
 from shared_tfm import config as configs
 from shared_tfm import tasks
-from shared_tfm.compress import begin, left_out, sources, units
+from shared_tfm.compress import begin, importance, left_out, sources, units
 from shared_tfm.config import Config, Mesh, Prune
 from shared_tfm.errors import need, unknown
 from shared_tfm.train import visits
@@ -138,12 +138,12 @@ def _without_units(
   config, params = source.config, source.params
   units.check(config.model, kind)
   if score == 'magnitude':
-    scores = units.scores_by_size(config.model, params, kind)
+    scores = importance.by_size(config.model, params, kind)
   else:
     state = begin.state_of(config, params, source.variables)
     slope = jax.jit(visits.visit_gradients(config))
     slopes = (slope(state, batch) for batch in _batches(source))
-    scores = units.scores_by_gradient(config, params, slopes, kind)
+    scores = importance.by_gradient(config, params, slopes, kind)
   model, params = units.taken_out(config.model, params, scores, kind, amount)
   made = dataclasses.replace(
     source, config=dataclasses.replace(config, model=model), params=params

@@ -5,37 +5,24 @@ ones, each row has its own say in. Rows that meet in a visit, as the levels of a
 sum do or queries and keys with tables of their own, must lose the same ones:
 visits are gathered into groups that have no row in common, and a group's scores
 are the sum over its visits.
-
-    magnitude  the norm of what leads into a unit times that of what leads out,
-               so that one without weights on either side goes first
-    gradient   |d loss / d gate| of a gate of 1 on what the unit gives, which is
-               the sum of weight * gradient over what leads out (Michel et al.,
-               1905.10650, section 4.1; Molchanov et al., 1906.10771)
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from shared_tfm.config import Config, Model, sides
+from shared_tfm.compress import importance
+from shared_tfm.config import Model, sides
 from shared_tfm.config.shapes import components
 from shared_tfm.errors import need
-from shared_tfm.model import untied
 from shared_tfm.model.stack import layout
 from shared_tfm.sharing import links
 from shared_tfm.sharing.bank import Leaf
 
 Keep = Mapping[str, np.ndarray]  # by the axis's logical name, which units
-INTO = {'heads': ('value',), 'neurons': ('up', 'gate')}
-OUT = {'heads': 'out', 'neurons': 'down'}
-_PARTS = {
-  'heads': ('attention', 'cross_attention'),
-  'neurons': ('feed_forward',),
-}
 
 
 def check(model: Model, kind: str) -> None:
@@ -64,7 +51,7 @@ def check(model: Model, kind: str) -> None:
       f'--prune={kind} needs model.{name} {wanted!r}, got {value!r}',
     )
   for stack in sides.stacks(model).values():
-    for part in _parts(stack, kind):
+    for part in importance.parts(stack, kind):
       for path, leaf in layout(stack).items():
         spec = components(stack)[leaf.name].spec
         diagonal = any(level.diagonal for level in spec.levels)
@@ -73,78 +60,6 @@ def check(model: Model, kind: str) -> None:
           f'--prune={kind} needs units that share no columns, and no'
           f' diagonals, got {spec} for {leaf.name}',
         )
-
-
-def _parts(stack: Model, kind: str) -> list[str]:
-  return [name for name in _PARTS[kind] if name in stack.sublayers]
-
-
-def scores_by_size(
-  model: Model, params: Any, kind: str
-) -> dict[str, np.ndarray]:
-  """The scores of all units by magnitude, (visits, units), by stack and part.
-
-  Args:
-    model: the network.
-    params: its parameters.
-    kind: 'heads' or 'neurons'.
-  """
-  found = {}
-  each = jax.device_get(untied.of_visits(model, params, {}))
-  for name, stack in sides.stacks(model).items():
-    leaves = layout(stack)
-    for part in _parts(stack, kind):
-      total: np.ndarray | float = 1.0
-      for inner in (*INTO[kind], OUT[kind]):
-        square: np.ndarray | float = 0.0
-        for suffix in ('kernel', 'bias'):
-          path = (part, inner, suffix)
-          if path in leaves and leaves[path].units:
-            of_units = _by_unit(each[name][path], leaves[path])
-            square = square + (of_units**2).sum(axis=-1)
-        if isinstance(square, np.ndarray):
-          heads = _units(stack, kind)
-          norm = np.sqrt(square)  # of values, one for several heads
-          total = total * norm.repeat(heads // norm.shape[1], axis=1)
-      found[f'{name}.{part}'] = np.asarray(total)
-  return found
-
-
-def scores_by_gradient(
-  config: Config, params: Any, slopes: Iterable[Any], kind: str
-) -> dict[str, np.ndarray]:
-  """The same by first-order importance, the mean over batches.
-
-  Args:
-    config: of the network.
-    params: its parameters.
-    slopes: of each batch what `visits.visit_gradients` returns.
-    kind: so too.
-  """
-  found: dict[str, np.ndarray] = {}
-  model = config.model
-  each = jax.device_get(untied.of_visits(model, params, {}))
-  for grads in slopes:
-    for name, stack in sides.stacks(model).items():
-      for part in _parts(stack, kind):
-        path = (part, OUT[kind], 'kernel')
-        slope = np.asarray(flatten_dict(grads[name]['rows'])[path])
-        felt = _by_unit(each[name][path] * slope, layout(stack)[path])
-        where = f'{name}.{part}'
-        found[where] = found.get(where, 0) + np.abs(felt.sum(axis=-1))
-  return found
-
-
-def _by_unit(values: Any, leaf: Leaf) -> np.ndarray:
-  """A tensor of every visit as (visits, units, all else)."""
-  values = np.asarray(values, np.float32)
-  moved = np.moveaxis(values, 1 + leaf.axis, 1)
-  units = moved.reshape(len(moved), leaf.units, -1, *moved.shape[2:])
-  return units.reshape(*units.shape[:2], -1)
-
-
-def _units(stack: Model, kind: str) -> int:
-  return stack.num_heads if kind == 'heads' else stack.d_ff
 
 
 def taken_out(
@@ -159,7 +74,7 @@ def taken_out(
   Args:
     model: the network; see `check`.
     params: its parameters.
-    scores: of every unit of every visit, see `scores_by_size`.
+    scores: of every unit of every visit, see importance.py.
     kind: 'heads' or 'neurons'.
     amount: how many from every layer; below 1 which share.
 
@@ -169,14 +84,14 @@ def taken_out(
   found, fields = dict(params), dict[str, Any]()
   for name, stack in sides.stacks(model).items():
     bank = {g: flatten_dict(tree) for g, tree in params[name].items()}
-    total = _units(stack, kind)
+    total = importance.count(stack, kind)
     count = round(amount * total) if amount < 1 else int(amount)
     need(
       0 < count < total,
       f'--prune={kind} takes from 1 to {total - 1} of {total} {kind}, got'
       f' {count}',
     )
-    for part in _parts(stack, kind):
+    for part in importance.parts(stack, kind):
       visits = _groups(stack, part)
       each = scores[f'{name}.{part}']
       keep = {}

@@ -70,6 +70,11 @@ def _train(
     f'adapt.method {config.adapt.method} changes tables in one process, and'
     ' here are several',
   )
+  need(
+    config.prune.method == 'none' or not hosts.several(),
+    f'prune.method {config.prune.method} makes masks in one process, and here'
+    ' are several',
+  )
   share = meshes.share(meshes.make(config))
   dataset = dataset or hosts.in_turn(lambda: prepare(config, workdir, *share))
   data = dataset.train(t.seed)
