@@ -88,7 +88,7 @@ CASES = {
       'model': {**DECODER, 'sharing': {'layer': 'cycle:2+none@2'}},
       'prune': {'method': 'snip', 'start': 1},
     },
-    [*SOME, {'data': 2, 'fsdp': 2, 'tensor': 2}],
+    SOME,
   ),
   'batchnorm': (
     {

@@ -50,7 +50,7 @@ def parse(text: str) -> tuple[str, float]:
     raise unknown('kind of --prune', kind, known)
   share = kind == 'magnitude'
   need(
-    0 < amount < 1 or (amount >= 1 and amount == int(amount) and not share),
+    0 < amount < 1 or (amount >= 1 and amount.is_integer() and not share),
     f'--prune={kind} is followed by a share below 1'
     f'{"" if share else " or a number"} that is taken away, as'
     f' {kind}:{0.5 if share else 2}, got {text!r}',
