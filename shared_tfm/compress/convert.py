@@ -37,6 +37,7 @@ _FREE = {
   'dropout',
   'core_dropout',
   'dtype',
+  'attention_kernel',
   'remat',
   'remat_group',
   'logits_mb',
