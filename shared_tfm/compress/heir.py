@@ -12,10 +12,12 @@ import jax.numpy as jnp
 from shared_tfm import config as configs
 from shared_tfm import config_file, files, tasks
 from shared_tfm.compress import begin, convert, moments, sources
+from shared_tfm.compress.calibrate import calibrated
 from shared_tfm.config import Config
 from shared_tfm.data import tokenizers
 from shared_tfm.errors import BadInput, need, unknown
-from shared_tfm.train import hosts, loop, runs
+from shared_tfm.layers.ranges import RANGES
+from shared_tfm.train import hosts, loop, runs, step
 from shared_tfm.train.programs import evaluate, programs
 from shared_tfm.train.state import State
 
@@ -27,6 +29,8 @@ class Asked:
   """What a conversion is asked for; see `convert.convert`.
 
   With `optimizer_state`, the optimizer's moments come along; see moments.py.
+  `calibrate` is how many batches the ranges of activations are taken from; 0:
+  they are where the weights are from.
   """
 
   source: str
@@ -35,6 +39,7 @@ class Asked:
   products: str = 'svd'
   seed: int = 0
   optimizer_state: bool = False
+  calibrate: int = 0
 
 
 def make(
@@ -67,6 +72,8 @@ def make(
     raise unknown('--init', asked.init, convert.STARTS)
   need(not hosts.several(), 'a conversion is made by one process')
   config = _config(sources.config(Path(asked.source)), sharing, overrides)
+  if tune:
+    step.check(config)
   known = _begun(workdir, asked, config) if tune else None
   if known is None:
     begin.check(workdir)
@@ -119,14 +126,17 @@ def _made(
     f' {source.folder} and --init={asked.init}',
   )
 
+  _check_calibrating(asked, source, config)
+
   def made(folder: Path) -> tuple[State, dict[str, Any]]:
     tokenizers.take_over(source.folder, folder)
     losses = {}
-    dataset = tasks.prepare(config, folder) if tune else None
+    reads = tune or asked.calibrate
+    dataset = tasks.prepare(config, folder) if reads else None
 
     def measure(name: str, config: Config, state: State) -> None:
       batches = config.train.eval_batches
-      if dataset:
+      if dataset and tune:
         found = evaluate(programs(config), state, dataset, batches)
         losses[name] = found['loss']
 
@@ -148,6 +158,8 @@ def _made(
     state = begin.state_of(config, fitted.params, source.variables)
     if asked.optimizer_state:
       state = state.replace(opt_state=_moments(source, config, state.opt_state))
+    if dataset and asked.calibrate:
+      state = calibrated(config, state, dataset, asked.calibrate)
     measure('converted', config, state)
     return state, {
       'asked': dataclasses.asdict(asked),
@@ -161,6 +173,26 @@ def _made(
     }
 
   return begin.begin(workdir, config, made)
+
+
+def _check_calibrating(
+  asked: Asked, source: sources.Source, config: Config
+) -> None:
+  """Ranges are taken where activations are rounded, or come along."""
+  rounds = config.model.quantise.activations != 'none'
+  need(
+    asked.calibrate >= 0,
+    f'--calibrate must be at least 0, got {asked.calibrate}',
+  )
+  need(
+    rounds or not asked.calibrate,
+    f'--calibrate {asked.calibrate} is for --activations=int8, got none',
+  )
+  need(
+    bool(asked.calibrate) or not rounds or RANGES in source.variables,
+    f'--activations=int8 needs --calibrate=BATCHES, for {source.folder} has no'
+    ' ranges of activations',
+  )
 
 
 def _moments(source: sources.Source, config: Config, fresh: Any) -> Any:

@@ -24,6 +24,7 @@ from shared_tfm.config.fields import (
   Depth,
   Experts,
   Model,
+  Quantise,
   Sharing,
 )
 from shared_tfm.config.training import (
@@ -49,6 +50,7 @@ __all__ = [
   'Mesh',
   'Model',
   'Optimizer',
+  'Quantise',
   'Sharing',
   'Task',
   'Train',

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from shared_tfm.config import Model, Sharing, sides
 from shared_tfm.config.loops import loops
 from shared_tfm.config.shapes import components
-from shared_tfm.model.stack import layout
+from shared_tfm.model.stack import layout, rounded
 from shared_tfm.sharing import bank, links
 
 
@@ -39,6 +39,9 @@ def untied(model: Model) -> Model:
     shared_gradient='sum',
     tables='fixed',
     depth=depth,
+    quantise=dataclasses.replace(
+      model.quantise, weights='none', store='float32'
+    ),
   )
 
 
@@ -81,7 +84,7 @@ def of_visits(
 
 def _of_every_visit(side: Model, stored: Any, state: Any) -> Any:
   """The weights of a stack's visits, by path: a leading axis of visits."""
-  found = components(side)
+  found, stored = components(side), rounded(side, stored)
   tables = {
     name: jnp.array(c.owners).T[c.here] for name, c in found.items() if c.owners
   }

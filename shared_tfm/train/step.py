@@ -13,6 +13,7 @@ import optax
 
 from shared_tfm import tasks
 from shared_tfm.config import Config
+from shared_tfm.errors import need
 from shared_tfm.model import Transformer, build
 from shared_tfm.tasks import Task
 from shared_tfm.train import loss_scale, optimizer
@@ -22,6 +23,15 @@ from shared_tfm.train.state import State, shardings
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+
+def check(config: Config) -> None:
+  """Raises BadInput where there is nothing that training could move."""
+  need(
+    not config.model.quantise.integers,
+    'model.quantise.store integers is not trained: take float32, which trains'
+    ' with rounded weights, and convert what comes of it',
+  )
 
 
 def train_step(config: Config) -> Callable[[State, Batch], Any]:
@@ -39,6 +49,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   last micro-batch where there are several: what the model measures ('loops')
   and the further terms of its loss ('router_loss').
   """
+  check(config)
   mesh, parts = meshes.make(config), config.train.accumulate
   task = tasks.make(config)
   rule, rate = optimizer.make(config), optimizer.schedule(config)
