@@ -20,7 +20,7 @@ from shared_tfm.config.loops import is_plain, loops
 from shared_tfm.config.shapes import components
 from shared_tfm.errors import need
 from shared_tfm.model import untied
-from shared_tfm.model.stack import held, layout
+from shared_tfm.model.stack import as_held, layout
 from shared_tfm.sharing import fit
 
 RANDOM = 'random'  # no fit at all
@@ -136,7 +136,7 @@ def convert(
       layers = unflatten_dict(given[name])
       parts = components(side), layout(side)
       fitted = fit.fit(layers, *parts, start, products, seed)
-      found[name] = held(side, fitted)
+      found[name] = as_held(side, fitted)
   made = _arrays(untied.of_visits(target, found, {}))
   return Fitted(found, *_distances(target, given, made))
 

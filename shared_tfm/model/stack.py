@@ -107,8 +107,12 @@ class Stack(nn.Module):
     )
     carry = visit.Carry(x_BLD, kv_slots, map_slots, past_slots, kept)
 
+    changing = [name for name in state if self._may_change(name)]
+
     def run(stored: Any, context: Context, carry: Any, this: Any) -> Any:
-      return visit.visit(layer, leaves, stored, dropout, context, carry, this)
+      return visit.visit(
+        layer, leaves, stored, dropout, changing, context, carry, this
+      )
 
     drawn = self.has_rng('depth') and self.train
     parts = looped.Parts(
@@ -131,7 +135,7 @@ class Stack(nn.Module):
         same = ranges.common(after[RANGES], found, leaves, visits.rows)
         after = {**after, RANGES: same}
       for name, held in state.items():
-        if self.is_mutable_collection(name):
+        if name in after and self.is_mutable_collection(name):
           held.value = after[name]
       ran = depth.Ran(carry.x_BLD[None], carry.replace(observed=observed))
     else:
@@ -140,6 +144,12 @@ class Stack(nn.Module):
       m, visits.rows, ran.state.observed, context.mask_BL
     )
     return ran.replace(losses={**ran.losses, **found_losses})
+
+  def _may_change(self, collection: str) -> bool:
+    """Whether visits may: ranges do so only where somebody wants to know."""
+    if collection != RANGES:
+      return True
+    return self.is_mutable_collection(RANGES) and not self.is_initializing()
 
   def _tables(self, found: Mapping[str, Component]) -> visit.Tables:
     """The rows that visits read, (visits, levels): constants, or state.
@@ -164,7 +174,7 @@ class Stack(nn.Module):
 
       def start(key: Any, level: int = level, name: str = name) -> Any:
         rows = bank.init_level(level, init, found, leaves, key)
-        return held(self.model, {name: rows})[name]
+        return as_held(self.model, {name: rows})[name]
 
       stored[name] = self.param(name, start)
     if mixes(self.model):
@@ -206,7 +216,7 @@ def rounded(model: Model, bank: Mapping[str, Any]) -> dict[str, Any]:
   return quantise.linked(bank, *parts, rounding, shapes.is_multiplied)
 
 
-def held(model: Model, bank: Mapping[str, Any]) -> dict[str, Any]:
+def as_held(model: Model, bank: Mapping[str, Any]) -> dict[str, Any]:
   """A stack's bank, or a part of it, as the parameter tree holds it."""
   rounding = model.quantise.rounding
   if rounding is None or not model.quantise.integers:
