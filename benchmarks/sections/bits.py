@@ -26,6 +26,9 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
+CASES = (('all', 1), ('all', 8), ('none', 1))
+
+
 def rows(plan: Plan) -> Iterator[Row]:
   """The time that float32 takes over that of fewer bits, greedy.
 
@@ -33,21 +36,17 @@ def rows(plan: Plan) -> Iterator[Row]:
   32 tokens, 64 more. Stored rows are whole numbers, and are widened at every
   visit. Below 1 fewer bits are slower.
   """
-  sharings = ('all', 'none')[: 1 if plan.quick else None]
-  for sharing in sharings:
-    for batch in (1, 16)[: 1 if plan.quick else None]:
-      case = functools.partial(_case, plan, sharing, batch)
-      taken = measured(case, plan.few)
-      for form in list(FORMS)[1:]:
-        yield compared(
-          f'{sharing}, batch {batch}, {form}',
-          taken,
-          'float32',
-          form,
-          weight_bytes=accounting.describe(_config(plan, sharing, form))[
-            'weight_bytes'
-          ],
-        )
+  for sharing, batch in CASES[: 1 if plan.quick else None]:
+    taken = measured(functools.partial(_case, plan, sharing, batch), plan.few)
+    for form in list(FORMS)[1:]:
+      described = accounting.describe(_config(plan, sharing, form))
+      yield compared(
+        f'{sharing}, batch {batch}, {form}',
+        taken,
+        'float32',
+        form,
+        weight_bytes=described['weight_bytes'],
+      )
 
 
 def _config(plan: Plan, sharing: str, form: str) -> configs.Config:
