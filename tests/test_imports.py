@@ -32,6 +32,7 @@ TABLES = tuple(
     'levels',
     'presets',
     'reuse',
+    'rounding',
     'table',
   )
 )

@@ -50,6 +50,20 @@ def add_flags(
     ' loss',
   )
   add('--optimizer_state', action='store_true', help='its moments come along')
+  add(
+    '--quantise',
+    default='',
+    metavar='SPEC',
+    help='its weights as int8, int4, or int4:64, a scale for 64 inputs; none',
+  )
+  add('--activations', default='', help='int8: what linear maps read, too')
+  add(
+    '--calibrate',
+    type=int,
+    default=0,
+    metavar='BATCHES',
+    help='to take the ranges of activations from',
+  )
   add('--tune', action='store_true', help='measure, train, measure again')
 
 
@@ -66,9 +80,23 @@ def convert(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     args.optimizer_state,
     args.prune,
     args.score,
+    args.calibrate,
   )
+  overrides = [*_rounding(args), *overrides]
   known = heir.make(asked, args.workdir, args.sharing, overrides, args.tune)
   print(heir.text(known), end='')
+
+
+def _rounding(args: argparse.Namespace) -> list[str]:
+  """What the flags say of bits, as fields; what is trained is no integer."""
+  given = {}
+  if args.quantise:
+    floats = args.tune or args.quantise == 'none'
+    given['weights'] = args.quantise
+    given['store'] = 'float32' if floats else 'integers'
+  if args.activations:
+    given['activations'] = args.activations
+  return [f'--config.model.quantise.{k}={v}' for k, v in given.items()]
 
 
 def export(args: argparse.Namespace, overrides: Sequence[str]) -> None:

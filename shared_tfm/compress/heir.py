@@ -12,10 +12,13 @@ import jax.numpy as jnp
 from shared_tfm import config as configs
 from shared_tfm import config_file, files, tasks
 from shared_tfm.compress import begin, convert, moments, pruning, sources
+from shared_tfm.compress.calibrate import calibrated
 from shared_tfm.config import Config, Prune
+from shared_tfm.config import pruning as pruned
 from shared_tfm.data import tokenizers
 from shared_tfm.errors import BadInput, need, unknown
-from shared_tfm.train import hosts, loop, prune, runs
+from shared_tfm.layers.ranges import RANGES
+from shared_tfm.train import hosts, loop, prune, runs, step
 from shared_tfm.train.programs import evaluate, programs
 from shared_tfm.train.state import State
 
@@ -28,6 +31,8 @@ class Asked:
 
   With `optimizer_state`, the optimizer's moments come along; see moments.py.
   What `prune` and `score` take away is gone first; see pruning.py.
+  `calibrate` is how many batches the ranges of activations are taken from; 0:
+  they are where the weights are from.
   """
 
   source: str
@@ -38,6 +43,7 @@ class Asked:
   optimizer_state: bool = False
   prune: str = ''
   score: str = ''
+  calibrate: int = 0
 
 
 def make(
@@ -72,6 +78,13 @@ def make(
   smaller, told = _smaller(asked)
   base = smaller.config if smaller else sources.config(Path(asked.source))
   config = _config(pruning.masks(base, asked.prune), sharing, overrides)
+  need(
+    not (asked.prune and config.model.quantise.integers),
+    f'--prune={asked.prune} is of weights that are trained, and those of'
+    f' --quantise={config.model.quantise.weights} are not: prune first',
+  )
+  if tune:
+    step.check(config)
   known = _begun(workdir, asked, config) if tune else None
   if known is None:
     begin.check(workdir)
@@ -102,7 +115,10 @@ def _config(config: Config, sharing: str, overrides: Sequence[str]) -> Config:
   config = dataclasses.replace(config, train=train)
   if sharing:
     config = configs.with_sharing(config, sharing)
-  return config_file.changed(config, overrides)
+  config = config_file.changed(config, overrides)
+  if not config.model.quantise.integers:
+    return config
+  return pruned.without(config)  # among whole numbers what is masked is zero
 
 
 def _begun(
@@ -144,14 +160,17 @@ def _made(
     f' {source.folder} and --init={asked.init}',
   )
 
+  _check_calibrating(asked, source, config)
+
   def made(folder: Path) -> tuple[State, dict[str, Any]]:
     tokenizers.take_over(source.folder, folder)
     losses = {}
-    dataset = tasks.prepare(config, folder) if tune else None
+    reads = tune or asked.calibrate
+    dataset = tasks.prepare(config, folder) if reads else None
 
     def measure(name: str, config: Config, state: State) -> None:
       batches = config.train.eval_batches
-      if dataset:
+      if dataset and tune:
         found = evaluate(programs(config), state, dataset, batches)
         losses[name] = found['loss']
 
@@ -178,6 +197,8 @@ def _made(
     if config.prune.method != 'none' and asked.prune:
       state = prune.cut(config, state, config.prune.sparsity)
       told.update(prune.concluded(config, state))
+    if dataset and asked.calibrate:
+      state = calibrated(config, state, dataset, asked.calibrate)
     measure('converted', config, state)
     return state, {
       'asked': dataclasses.asdict(asked),
@@ -192,6 +213,26 @@ def _made(
     }
 
   return begin.begin(workdir, config, made)
+
+
+def _check_calibrating(
+  asked: Asked, source: sources.Source, config: Config
+) -> None:
+  """Ranges are taken where activations are rounded, or come along."""
+  rounds = config.model.quantise.activations != 'none'
+  need(
+    asked.calibrate >= 0,
+    f'--calibrate must be at least 0, got {asked.calibrate}',
+  )
+  need(
+    rounds or not asked.calibrate,
+    f'--calibrate {asked.calibrate} is for --activations=int8, got none',
+  )
+  need(
+    bool(asked.calibrate) or not rounds or RANGES in source.variables,
+    f'--activations=int8 needs --calibrate=BATCHES, for {source.folder} has no'
+    ' ranges of activations',
+  )
 
 
 def _moments(source: sources.Source, config: Config, fresh: Any) -> Any:

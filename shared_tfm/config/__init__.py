@@ -24,6 +24,7 @@ from shared_tfm.config.fields import (
   Depth,
   Experts,
   Model,
+  Quantise,
   Sharing,
 )
 from shared_tfm.config.training import (
@@ -51,6 +52,7 @@ __all__ = [
   'Model',
   'Optimizer',
   'Prune',
+  'Quantise',
   'Sharing',
   'Task',
   'Train',

@@ -97,6 +97,7 @@ def _check_model(model: Model) -> None:
     f' {model.head_dim} to be rotated, got {model.rotary_fraction}',
   )
   tasks.check_head(model)
+  fitting.check_bits(model)
   fitting.check_signals(model)
   _check_experts(model)
   fitting.check_sides(model)

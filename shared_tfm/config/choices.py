@@ -60,6 +60,10 @@ CHOICES = {
   ),
   'model.depth.router_function': ('softmax', 'sigmoid'),
   'model.depth.balance': ('loss', 'bias', 'none'),
+  'model.quantise.store': ('float32', 'integers'),
+  'model.quantise.activations': ('none', 'int8'),
+  'model.quantise.ranges': ('owner', 'visit'),
+  'model.quantise.cache': ('none', 'int8'),
   'mesh.step': ('auto', 'jit', 'shard_map'),
   'model.tables': ('fixed', 'state'),
   'adapt.method': (

@@ -64,11 +64,12 @@ def check(model: Model) -> None:
     and model.embed_project == 'linear'
     and model.tables == 'fixed'
     and model.norm != 'batchnorm'
+    and model.quantise.activations == 'none'
     and not (model.sharing.map_source or model.sharing.kv_source),
     'tokens at different depths need a decoder with fixed tables, a rule of'
     f' depth {", ".join(RULES)}, and neither batchnorm nor model.core_width,'
-    ' kv_source, map_source or a Safe embedding; got model.depth.rule'
-    f' {model.depth.rule}',
+    ' kv_source, map_source, quantise.activations or a Safe embedding; got'
+    f' model.depth.rule {model.depth.rule}',
   )
   need(
     loops(model).times > 1,

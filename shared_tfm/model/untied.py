@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from shared_tfm.config import Model, Sharing, sides
 from shared_tfm.config.loops import loops
 from shared_tfm.config.shapes import components
-from shared_tfm.model.stack import layout
+from shared_tfm.model.stack import layout, rounded
 from shared_tfm.sharing import bank, links, masks
 
 
@@ -40,6 +40,9 @@ def untied(model: Model) -> Model:
     tables='fixed',
     masked='',
     depth=depth,
+    quantise=dataclasses.replace(
+      model.quantise, weights='none', store='float32'
+    ),
   )
 
 
@@ -85,7 +88,7 @@ def of_visits(
 
 def _of_every_visit(side: Model, stored: Any, state: Any) -> Any:
   """The weights of a stack's visits, by path: a leading axis of visits."""
-  found = components(side)
+  found, stored = components(side), rounded(side, stored)
   tables = {
     name: jnp.array(c.owners).T[c.here] for name, c in found.items() if c.owners
   }

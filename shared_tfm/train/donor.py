@@ -132,6 +132,10 @@ def _matched(config: Config, donor: Config) -> set[Names]:
     donor.model.tables == config.model.tables == 'fixed',
     f'{where}: weights of tables that change (adapt.method) are not passed on',
   )
+  need(
+    not donor.model.quantise.integers,
+    f'{where} holds integers, which are not passed on: convert it to float32',
+  )
   tables = [accounting.describe(each)['owners'] for each in (donor, config)]
   for part in [part for part in tables[0] if part in tables[1]]:
     theirs, own = (table[part] for table in tables)

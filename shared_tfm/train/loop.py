@@ -15,6 +15,7 @@ from shared_tfm.errors import Diverged, Interrupted, need
 from shared_tfm.tasks import prepare
 from shared_tfm.train import adapt, donor, frozen, hosts, prune, runs
 from shared_tfm.train import mesh as meshes
+from shared_tfm.train import step as steps
 from shared_tfm.train.checkpoint import Checkpoints
 from shared_tfm.train.log import Log, Unwritten
 from shared_tfm.train.programs import evaluate, programs
@@ -61,6 +62,7 @@ def _train(
   held: contextlib.ExitStack,
 ) -> dict[str, Any]:
   t = config.train
+  steps.check(config)
 
   # The data comes first: a run that has none leaves no folder behind.
   if not runs.check(workdir, config):

@@ -13,6 +13,7 @@ import optax
 
 from shared_tfm import tasks
 from shared_tfm.config import Config
+from shared_tfm.errors import need
 from shared_tfm.model import build
 from shared_tfm.sharing import masks
 from shared_tfm.train import gradient as gradients
@@ -20,6 +21,15 @@ from shared_tfm.train import mesh as meshes
 from shared_tfm.train import optimizer, prune
 from shared_tfm.train.gradient import Batch, Metrics
 from shared_tfm.train.state import State
+
+
+def check(config: Config) -> None:
+  """Raises BadInput where there is nothing that training could move."""
+  need(
+    not config.model.quantise.integers,
+    'model.quantise.store integers is not trained: take float32, which trains'
+    ' with rounded weights, and convert what comes of it',
+  )
 
 
 def train_step(config: Config) -> Callable[[State, Batch], Any]:
@@ -37,6 +47,7 @@ def train_step(config: Config) -> Callable[[State, Batch], Any]:
   batch, and of the last micro-batch where there are several: what the model
   measures ('loops') and the further terms of its loss ('router_loss').
   """
+  check(config)
   task, gradient = tasks.make(config), gradients.whole(config)
   rule, rate = optimizer.make(config), optimizer.schedule(config)
 
