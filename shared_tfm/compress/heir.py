@@ -14,7 +14,6 @@ from shared_tfm import config_file, files, tasks
 from shared_tfm.compress import begin, convert, moments, pruning, sources
 from shared_tfm.compress.calibrate import calibrated
 from shared_tfm.config import Config, Prune
-from shared_tfm.config import pruning as pruned
 from shared_tfm.data import tokenizers
 from shared_tfm.errors import BadInput, need, unknown
 from shared_tfm.layers.ranges import RANGES
@@ -78,11 +77,6 @@ def make(
   smaller, told = _smaller(asked)
   base = smaller.config if smaller else sources.config(Path(asked.source))
   config = _config(pruning.masks(base, asked.prune), sharing, overrides)
-  need(
-    not (asked.prune and config.model.quantise.integers),
-    f'--prune={asked.prune} is of weights that are trained, and those of'
-    f' --quantise={config.model.quantise.weights} are not: prune first',
-  )
   if tune:
     step.check(config)
   known = _begun(workdir, asked, config) if tune else None
@@ -115,10 +109,7 @@ def _config(config: Config, sharing: str, overrides: Sequence[str]) -> Config:
   config = dataclasses.replace(config, train=train)
   if sharing:
     config = configs.with_sharing(config, sharing)
-  config = config_file.changed(config, overrides)
-  if not config.model.quantise.integers:
-    return config
-  return pruned.without(config)  # among whole numbers what is masked is zero
+  return config_file.changed(config, overrides)
 
 
 def _begun(

@@ -135,6 +135,12 @@ def check(config: Config) -> None:
   if p.method == 'none':
     return
   need(
+    not model.quantise.integers,
+    f'prune.method {p.method} masks weights that are trained, and those of'
+    f' model.quantise.weights {model.quantise.weights} are stored as integers:'
+    ' prune first',
+  )
+  need(
     model.tables == 'fixed',
     f'prune.method {p.method} masks rows that stay where they are, and'
     f' adapt.method {config.adapt.method} moves them',
