@@ -27,7 +27,7 @@ from shared_tfm.train.programs import evaluate, programs
 
 BASE = (
   *('train', '--config=configs/quickstart.py'),
-  *('--config.model.d_model=256', '--config.model.num_heads=4'),
+  *('--config.model.d_model=128', '--config.model.num_heads=4'),
   *('--config.model.activation=gelu_tanh', '--config.train.num_steps=600'),
   *('--config.optimizer.learning_rate=2e-3', '--config.train.eval_every=100'),
 )
