@@ -27,7 +27,7 @@ from shared_tfm.compress import begin, importance, left_out, sources, units
 from shared_tfm.errors import BadInput
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.layer import Layer
-from shared_tfm.model import build, untied
+from shared_tfm.model import build, influence, untied
 from shared_tfm.train import donor, loop, visits
 from shared_tfm.train import state as states
 
@@ -241,7 +241,8 @@ def test_so_it_is_of_any_spec(layer):
 def test_visits_are_scored_by_how_far_they_turn_the_stream(small):
   config, state = small
   model, given = config.model, batch(2)
-  scores_N = left_out.influences(config, state.params, {}, [given])
+  inputs = [tasks.arguments(given)]
+  scores_N = influence.influences(model, state.params, {}, inputs)
   each = untied.of_visits(model, state.params, {})['stack']
   bound = build(config).bind({'params': state.params})
   tokens = given['inputs']
@@ -263,7 +264,7 @@ def test_visits_are_scored_by_how_far_they_turn_the_stream(small):
   for path, leaf in params.items():
     if 'out' in path or 'down' in path:
       params[path] = leaf.at[1].set(0)
-  scores_N = left_out.influences(config, unflatten_dict(params), {}, [given])
+  scores_N = influence.influences(model, unflatten_dict(params), {}, inputs)
   assert np.abs(scores_N[1::2]).max() < 1e-6 < scores_N[::2].min()
 
 

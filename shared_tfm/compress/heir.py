@@ -277,9 +277,12 @@ def text(known: Mapping[str, Any]) -> str:
       f' relative errors: {errors}'
     )
   if known['pruned']:
-    facts = known['pruned'].items()
-    told = ', '.join(f'{k} {v}' for k, v in facts if k != 'scores')
-    said = f'without {known["asked"]["prune"]} ({told}); {said}'
+    told = ', '.join(
+      f'{name} {value:.4g}' if isinstance(value, float) else f'{name} {value}'
+      for name, value in known['pruned'].items()
+      if name != 'scores'
+    )
+    said = f'without {known["asked"]["prune"]} ({told}); of what is left {said}'
   if 'steps' in known:
     said += f'; tuned for {known["steps"]:,} steps, {known["tokens"]:,} tokens'
   return '\n'.join([*lines, '', said, ''])

@@ -3,8 +3,7 @@
 What is left are literal tables; rows that nobody reads any more go. Whatever a
 row was shared for, a visit is what is left out, and so what is scored:
 
-    similarity  1 - the mean cosine between the residual stream before a visit
-                and after it: block influence (ShortGPT, 2403.03853, section 3)
+    similarity  how little it turns the residual stream, see model/influence.py
     loss        of the network without the visit
 """
 
@@ -13,7 +12,6 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -22,9 +20,8 @@ from shared_tfm.config import SHARING_FIELDS, Config, Depth, Model, Sharing
 from shared_tfm.config.loops import is_plain
 from shared_tfm.config.shapes import components
 from shared_tfm.errors import need
-from shared_tfm.layers.context import Context
-from shared_tfm.model import Transformer, build, untied
-from shared_tfm.model.stack import Stack, layout
+from shared_tfm.model import build, untied
+from shared_tfm.model.stack import layout
 from shared_tfm.sharing import adaptive, levels, table
 
 
@@ -58,87 +55,19 @@ def check(model: Model) -> None:
   )
 
 
-def influences(
-  config: Config, params: Any, variables: Any, batches: Iterable[Any]
-) -> np.ndarray:
-  """How far every visit turns the stream, (visits,): 0 for not at all.
-
-  Args:
-    config: of the network; see `check`.
-    params: its parameters.
-    variables: its other collections.
-    batches: to look at.
-  """
-  model = config.model
-  each = untied.of_visits(model, params, variables)['stack']
-  alone = dataclasses.replace(
-    untied.untied(model), num_layers=1, depth=Depth(), remat_group=1
-  )
-  states = variables.get('batch_stats', {}).get('stack', {})
-  whole, one = build(config), Stack(alone)
-
-  def embedded(
-    net: Transformer,
-    tokens_BL: jax.Array,
-    mask_BL: jax.Array | None = None,
-    types_BL: jax.Array | None = None,
-  ) -> tuple[jax.Array, Context]:
-    sees = model.family == 'vision'
-    length = model.max_len if sees else tokens_BL.shape[1]
-    positions_BL = jnp.broadcast_to(
-      jnp.arange(length), (len(tokens_BL), length)
-    )
-    texts = () if sees else (mask_BL, types_BL)
-    x_BLD = net.embedding(tokens_BL, positions_BL, *texts)
-    return x_BLD, Context(positions_BL, mask_BL)
-
-  @jax.jit
-  def begin(batch: Any) -> Any:
-    return whole.apply(
-      {'params': params, **variables},
-      **tasks.arguments(batch),
-      method=embedded,
-    )
-
-  @jax.jit
-  def visit(
-    weights: Any, state: Any, x_BLD: jax.Array, context: Context
-  ) -> Any:
-    there = {'params': {'rows': unflatten_dict(weights)}}
-    if state:
-      there['batch_stats'] = state
-    ran: Any = one.apply(there, x_BLD, context)
-    after_BLD = ran.x_XBLD[-1]
-    turned_BL = 1 - _cosine(x_BLD, after_BLD)
-    mask_BL = context.mask_BL
-    counts_BL = jnp.ones(turned_BL.shape) if mask_BL is None else mask_BL
-    return after_BLD, jnp.sum(turned_BL * counts_BL) / jnp.sum(counts_BL)
-
-  found = []
-  for batch in batches:
-    x_BLD, context = begin(batch)
-    turned = []
-    for i in range(model.num_layers):
-      own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (each, states))
-      x_BLD, far = visit(*own, x_BLD, context)
-      turned.append(far)
-    found.append(turned)
-  return np.asarray(jax.device_get(found)).mean(axis=0)
-
-
-def _cosine(a_BLD: jax.Array, b_BLD: jax.Array) -> jax.Array:
-  a_BLD, b_BLD = (x.astype(jnp.float32) for x in (a_BLD, b_BLD))
-  lengths = jnp.linalg.norm(a_BLD, axis=-1) * jnp.linalg.norm(b_BLD, axis=-1)
-  return jnp.sum(a_BLD * b_BLD, axis=-1) / jnp.maximum(lengths, 1e-12)
-
-
 def losses(
   config: Config, params: Any, variables: Any, batches: Iterable[Any]
 ) -> np.ndarray:
   """The loss without each of the visits, (visits,).
 
   One program does for all of them, of a network that stores every visit's
-  weights. Arguments as of `influences`.
+  weights.
+
+  Args:
+    config: of the network; see `check`.
+    params: its parameters.
+    variables: its other collections.
+    batches: to look at.
   """
   model = config.model
   n = model.num_layers

@@ -21,6 +21,7 @@ from shared_tfm import tasks
 from shared_tfm.compress import begin, importance, left_out, sources, units
 from shared_tfm.config import Config, Mesh, Prune
 from shared_tfm.errors import need, unknown
+from shared_tfm.model import influence
 from shared_tfm.train import visits
 from shared_tfm.train.programs import programs
 
@@ -117,8 +118,12 @@ def _without_visits(
     0 < count < n,
     f'--prune=visits takes from 1 to {n - 1} of {n} visits, got {count}',
   )
-  measure = left_out.influences if score == 'similarity' else left_out.losses
-  scores = measure(config, source.params, source.variables, _batches(source))
+  given, batches = (source.params, source.variables), _batches(source)
+  if score == 'similarity':
+    inputs = map(tasks.arguments, batches)
+    scores = influence.influences(config.model, *given, inputs)
+  else:
+    scores = left_out.losses(config, *given, batches)
   gone = sorted(scores.argsort(kind='stable')[:count].tolist())
   model, params, variables = left_out.without(
     config.model, source.params, source.variables, gone
