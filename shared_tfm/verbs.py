@@ -172,7 +172,7 @@ def serve(args: Any, overrides: Sequence[str]) -> None:
   config = _at_depth(config, args)
   tokenizer = prepare(config, args.workdir).tokenizer
   task = make(config)
-  server.serve(
+  made = server.prepared(
     config,
     {'params': state.params, **state.variables},
     tokenizer,
@@ -185,6 +185,7 @@ def serve(args: Any, overrides: Sequence[str]) -> None:
     args.grace,
     args.cache,
   )
+  server.serve(made, at)
 
 
 def prepare(args: Any, overrides: Sequence[str]) -> None:

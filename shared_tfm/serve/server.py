@@ -72,7 +72,7 @@ def bound(host: str, port: int) -> socket.socket:
   return made
 
 
-def serve(
+def prepared(
   config: Config,
   variables: Any,
   tokenizer: Tokenizer,
@@ -84,8 +84,8 @@ def serve(
   tokens: int = 0,
   grace: float = 30,
   policy: str = 'visit',
-) -> None:
-  """Serves until a signal.
+) -> Server:
+  """A server that has compiled all it needs, and is to be run.
 
   Args:
     config: of a decoder.
@@ -93,7 +93,7 @@ def serve(
     tokenizer: of its texts.
     encode: a prompt to token ids.
     name: of the model.
-    at: of `bound`.
+    at: its socket, of `bound`.
     rows: texts of the batch.
     queue: texts that may wait for a row of it.
     tokens: the most to add to a text; 0: as many as the model has places.
@@ -102,7 +102,6 @@ def serve(
 
   Raises:
     BadInput: a value is out of range.
-    Interrupted: always, unless something broke.
   """
   need(queue >= 0, f'--queue must be at least 0, got {queue}')
   need(tokens >= 0, f'--max_tokens must be at least 0, got {tokens}')
@@ -114,7 +113,7 @@ def serve(
   engine.start()
   host, port = at.getsockname()[:2]
   host = f'[{host}]' if ':' in host else host
-  server = Server(
+  return Server(
     uvicorn.Config(
       app(engine, limits, encode),
       http='h11',
@@ -130,7 +129,20 @@ def serve(
     grace,
     f'{name} is served at http://{host}:{port}/v1',
   )
+
+
+def serve(server: Server, at: socket.socket) -> None:
+  """Serves until a signal.
+
+  Args:
+    server: of `prepared`.
+    at: its socket.
+
+  Raises:
+    Interrupted: always, unless something broke, which is then raised.
+  """
   server.run(sockets=[at])
+  engine = server.engine
   engine.close()
   engine.join()
   if engine.error is not None:
