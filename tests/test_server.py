@@ -6,7 +6,7 @@ import contextlib
 import functools
 import http.client
 import json
-import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -83,13 +83,10 @@ def wait(holds, seconds=30):
     time.sleep(0.01)
 
 
-def client(port, retries=0):
-  return openai.OpenAI(
-    base_url=f'http://127.0.0.1:{port}/v1',
-    api_key='none',
-    max_retries=retries,
-    timeout=60,
-  )
+@functools.cache
+def client(port):
+  url = f'http://127.0.0.1:{port}/v1'
+  return openai.OpenAI(base_url=url, api_key='none', max_retries=0, timeout=60)
 
 
 def complete(port, **given):
@@ -369,18 +366,18 @@ def test_a_signal_lets_texts_end(tmp_path):
     '  return ml_collections.ConfigDict({\n'
     "    'model': {'num_layers': 2, 'd_model': 16, 'num_heads': 2,\n"
     "              'max_len': 512},\n"
-    "    'data': {'source': 'text', 'path': 'text.txt', 'seq_len': 16},\n"
+    "    'data': {'source': 'text', 'seq_len': 16,\n"
+    f"             'path': {str(tmp_path / 'text.txt')!r}}},\n"
     "    'train': {'num_steps': 1, 'batch_size': 2}})\n"
   )
-  with contextlib.chdir(tmp_path):
-    assert main(['train', '--config=config.py', '--workdir=tiny']) == 0
+  run = f'--workdir={tmp_path / "tiny"}'
+  assert main(['train', f'--config={tmp_path / "config.py"}', run]) == 0
   process = subprocess.Popen(
     [
-      *(sys.executable, '-m', 'shared_tfm', 'serve', '--workdir=tiny'),
+      *(sys.executable, '-m', 'shared_tfm', 'serve', run),
       *('--port=0', '--rows=2', '--queue=8'),
     ],
-    cwd=tmp_path,
-    env={**os.environ},
+    cwd=pathlib.Path(__file__).parents[1],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
