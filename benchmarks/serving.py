@@ -10,19 +10,20 @@ Command: .venv/bin/python -m shared_tfm serve --workdir=RUN --rows=16, and
 import argparse
 import concurrent.futures
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import openai
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints a Markdown table."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--url', default='http://127.0.0.1:8000/v1')
   parser.add_argument('--requests', type=int, default=64)
   parser.add_argument('--tokens', type=int, default=64, help='at most, of each')
   parser.add_argument('--askers', type=int, nargs='+', default=[1, 4, 16])
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   client = openai.OpenAI(base_url=args.url, api_key='none', max_retries=0)
   (model,) = client.models.list()
   random = np.random.default_rng(0)

@@ -20,6 +20,7 @@ import numpy as np
 import openai
 import pytest
 
+from benchmarks import serving
 from shared_tfm import config
 from shared_tfm.__main__ import main
 from shared_tfm.data import tokenizers
@@ -256,6 +257,17 @@ def test_what_is_wrong_is_said(port):
     client(port).completions.create(model='other', prompt='a')
   assert caught.value.code == 'model_not_found'
   assert complete(port, prompt='layer').choices[0].text == alone('layer', 16)
+
+
+def test_its_speed_can_be_measured(port, capsys):
+  url = f'--url=http://127.0.0.1:{port}/v1'
+  sizes = '--requests=6', '--tokens=8', '--askers', '1', '3'
+  serving.main([url, *sizes])
+  _, _, *rows = capsys.readouterr().out.splitlines()
+  cells = [row.strip('| ').split(' | ') for row in rows]
+  assert [row[0] for row in cells] == ['1', '3']
+  assert cells[0][3] == cells[1][3]  # the same texts
+  assert 6 * 2 <= int(cells[0][3]) <= 6 * 8
 
 
 def test_an_engine_that_breaks_ends_its_requests_and_the_server():
