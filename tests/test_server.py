@@ -228,6 +228,7 @@ WRONG = [
   ({'echo': True}, 400, 'echo is not offered, got true'),
   ({'logprobs': 2}, 400, 'logprobs is not offered, got 2'),
   ({'tempature': 1}, 400, "unknown field 'tempature'; did you mean 'temp"),
+  ({99 * '\ud800': 1}, 400, 'unknown field'),
   ({'model': 'other'}, 404, 'there is no model "other" but \'tiny\''),
   ({'model': None}, 400, 'model must be given, got null'),
 ]

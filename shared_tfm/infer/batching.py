@@ -86,7 +86,7 @@ class Batcher:
       eos: the token at which a text ends; -1: none.
       policy: what visits keep apart; visit or owner, see model/kept.py.
       together: whether tokens that have left the loop wait for all others, as
-        in batching by tokens, which it otherwise is anyway.
+        in batching by tokens; where a tick runs all of the model, they do.
 
     Raises:
       BadInput: a model, a policy or a size that does not fit.

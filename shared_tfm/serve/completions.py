@@ -190,8 +190,8 @@ class _Fields:
         if self.body[name] not in NOT_OFFERED[name]:
           self.refuse(name, 'is not offered')
       elif name not in FIELDS:
-        line = str(unknown('field', name, FIELDS))
-        raise Refused(400, line, name[:80])
+        short = ascii(name[:60])[1:-1]
+        raise Refused(400, str(unknown('field', short, FIELDS)), short)
     model = self.of('model', str, None)
     if model is None:
       self.refuse('model', 'must be given')
