@@ -28,6 +28,7 @@ import jax
 from benchmarks.rows import NotHere, Plan, Row, Section, head
 from benchmarks.sections import (
   batching,
+  bits,
   data,
   depth,
   depthwise,
@@ -51,6 +52,7 @@ SECTIONS: dict[str, Section] = {
   'start': start.rows,
   'generate': generate.rows,
   'batching': batching.rows,
+  'bits': bits.rows,
   'depthwise': depthwise.rows,
   'gpu': gpu.rows,
 }

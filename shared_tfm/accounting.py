@@ -7,9 +7,18 @@ head width, F feed-forward width, V vocabulary, E embedding width, L length.
 import math
 from typing import Any
 
-from shared_tfm.config import GATED, Config, Model, loops, shapes, sides
+from shared_tfm.config import (
+  GATED,
+  Config,
+  Model,
+  loops,
+  pruning,
+  shapes,
+  sides,
+)
 from shared_tfm.config.precision import BYTES
 from shared_tfm.sharing import levels, table
+from shared_tfm.sharing.rounding import SCALE_BYTES
 
 SOURCES = ('kv_source', 'map_source')
 
@@ -159,7 +168,8 @@ def kv_bytes_per_token(model: Model) -> int:
   """Bytes of keys and values a decoder keeps for each token, one set a visit.
 
   G K keys and as many values, in the compute dtype, for every layer that
-  makes its own; one that reuses an attention map needs no keys. An encoder
+  makes its own; one that reuses an attention map needs no keys. In eight bits
+  a key, and a value, has a scale besides. An encoder
   keeps none; what a decoder keeps of a source is not counted.
   """
   if not model.causal:
@@ -173,7 +183,29 @@ def kv_bytes_per_token(model: Model) -> int:
     kept += _makers(stack, sharing.kv_source or sharing.map_source)
     kept *= sum(loops.shares(stack)) / stack.num_layers
     entries += kept * stack.num_kv_heads * stack.head_dim
-  return round(entries * BYTES[model.precision.compute])
+  if model.quantise.cache == 'none':
+    return round(entries * BYTES[model.precision.compute])
+  scales = entries / model.head_dim  # one for each token and head
+  return round(entries + SCALE_BYTES * scales)
+
+
+def weight_bytes(model: Model) -> int:
+  """Bytes of what the parameter tree holds, scales of whole numbers with it."""
+  each, rounding = BYTES[model.precision.param], model.quantise.rounding
+  total = each * parameters(model)['stored']
+  if rounding is None or not model.quantise.integers:
+    return total
+  for stack in sides.stacks(model).values():
+    for path, tensor in shapes.layer(stack).items():
+      if not shapes.is_multiplied(path.split('.')):
+        continue
+      stored = shapes.component_of(stack, path).tensors(
+        tensor.shape, tensor.units, tensor.axis
+      )
+      for suffix, shape in stored:
+        if suffix != levels.DIAGONAL:
+          total += rounding.bytes_of(shape) - each * math.prod(shape)
+  return total
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -184,11 +216,15 @@ def describe(config: Config) -> dict[str, Any]:
     sum's first level, None where a layer reads no row of its own or mixes
     templates; 'params', 'sharing_ratio' (applied /
     stored, layers only), 'flops_per_token', 'kv_bytes_per_token',
-    'weight_bytes' (stored parameters in float32).
+    'weight_bytes' (stored parameters, in float32 where they are no integers).
+    Of a config that prunes, 'params' has 'non_zero', too: what is stored and
+    not masked in the end.
   """
   model = config.model
   counts = parameters(model)
   ratio = counts.pop('layers_applied') / counts.pop('layers_stored')
+  if zeros := pruning.removed(config):
+    counts['non_zero'] = counts['stored'] - zeros
   owners: dict[str, Any] = {}
   for side, stack in sides.sides(model).items():
     at = '' if side == 'stack' else f'{side}.'
@@ -203,7 +239,7 @@ def describe(config: Config) -> dict[str, Any]:
     'sharing_ratio': ratio,
     'flops_per_token': flops_per_token(model),
     'kv_bytes_per_token': kv_bytes_per_token(model),
-    'weight_bytes': BYTES[model.precision.param] * counts['stored'],
+    'weight_bytes': weight_bytes(model),
   }
 
 

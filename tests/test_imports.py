@@ -33,6 +33,7 @@ TABLES = tuple(
     'levels',
     'presets',
     'reuse',
+    'rounding',
     'table',
   )
 )

@@ -36,7 +36,34 @@ def add_flags(
   )
   add('--products', default='svd', help='of low rank: svd, or zero')
   add('--seed', type=int, default=0, help='of what is drawn')
+  add(
+    '--prune',
+    default='',
+    metavar='KIND:AMOUNT',
+    help='what is taken away first: magnitude:0.5, 2:4, heads:2, neurons:0.5,'
+    ' visits:3',
+  )
+  add(
+    '--score',
+    default='',
+    help='heads and neurons by magnitude or gradient, visits by similarity or'
+    ' loss',
+  )
   add('--optimizer_state', action='store_true', help='its moments come along')
+  add(
+    '--quantise',
+    default='',
+    metavar='SPEC',
+    help='its weights as int8, int4, or int4:64, a scale for 64 inputs; none',
+  )
+  add('--activations', default='', help='int8: what linear maps read, too')
+  add(
+    '--calibrate',
+    type=int,
+    default=0,
+    metavar='BATCHES',
+    help='to take the ranges of activations from',
+  )
   add('--tune', action='store_true', help='measure, train, measure again')
 
 
@@ -51,9 +78,25 @@ def convert(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     args.products,
     args.seed,
     args.optimizer_state,
+    args.prune,
+    args.score,
+    args.calibrate,
   )
+  overrides = [*_rounding(args), *overrides]
   known = heir.make(asked, args.workdir, args.sharing, overrides, args.tune)
   print(heir.text(known), end='')
+
+
+def _rounding(args: argparse.Namespace) -> list[str]:
+  """What the flags say of bits, as fields; what is trained is no integer."""
+  given = {}
+  if args.quantise:
+    floats = args.tune or args.quantise == 'none'
+    given['weights'] = args.quantise
+    given['store'] = 'float32' if floats else 'integers'
+  if args.activations:
+    given['activations'] = args.activations
+  return [f'--config.model.quantise.{k}={v}' for k, v in given.items()]
 
 
 def export(args: argparse.Namespace, overrides: Sequence[str]) -> None:

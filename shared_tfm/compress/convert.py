@@ -20,25 +20,28 @@ from shared_tfm.config.loops import is_plain, loops
 from shared_tfm.config.shapes import components
 from shared_tfm.errors import need
 from shared_tfm.model import untied
-from shared_tfm.model.stack import layout
+from shared_tfm.model.stack import as_held, layout
 from shared_tfm.sharing import fit
 
 RANDOM = 'random'  # no fit at all
 STARTS = (*fit.STARTS, RANDOM)
 
 # Fields of a model that may be others than where the weights are from: what is
-# shared, and what changes neither a shape nor a function.
+# shared, what is rounded, and what changes neither a shape nor a function.
 _FREE = {
   'sharing',
   'sharing_decoder',
   'shared_gradient',
   'tables',
+  'masked',
   'dropout',
   'core_dropout',
   'dtype',
+  'attention_kernel',
   'remat',
   'remat_group',
   'logits_mb',
+  'quantise',
 }
 
 
@@ -134,7 +137,8 @@ def convert(
     else:
       layers = unflatten_dict(given[name])
       parts = components(side), layout(side)
-      found[name] = fit.fit(layers, *parts, start, products, seed)
+      fitted = fit.fit(layers, *parts, start, products, seed)
+      found[name] = as_held(side, fitted)
   made = _arrays(untied.of_visits(target, found, {}))
   return Fitted(found, *_distances(target, given, made))
 
@@ -175,4 +179,6 @@ def counted(config: Config) -> dict[str, Any]:
     'owners': described['owners'],
     'stored_params': described['params']['stored'],
     'applied_params': described['params']['applied'],
+    'flops_per_token': described['flops_per_token']['forward'],
+    'weight_bytes': described['weight_bytes'],
   }

@@ -18,7 +18,6 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 from shared_tfm import files
@@ -49,15 +48,17 @@ def write(
     What about.json says: 'inputs' and 'outputs' with shapes and dtypes,
     'parameters', 'platforms' and 'bytes' of each file.
   """
+  tree = {'params': params, **variables}
   weights = {
-    '.'.join(path): np.asarray(leaf)
-    for path, leaf in flatten_dict({'params': params, **variables}).items()
+    jax.tree_util.keystr(path, simple=True, separator='.'): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
+  names, structure = list(weights), jax.tree.structure(tree)
   inputs = _inputs(config.model)
 
   def run(weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-    split = {tuple(name.split('.')): leaf for name, leaf in weights.items()}
-    return build(config).apply(unflatten_dict(split), **inputs)
+    variables = jax.tree.unflatten(structure, [weights[n] for n in names])
+    return build(config).apply(variables, **inputs)
 
   shapes = {
     name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

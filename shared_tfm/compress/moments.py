@@ -4,13 +4,14 @@ They go where weights go: rows that split take a copy each, and rows that join
 take the mean, as where tables change in training (sharing/adaptive.py).
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import optax
 
 from shared_tfm.compress.convert import convert
-from shared_tfm.config import Config, sides
+from shared_tfm.config import Config, Quantise, sides
 from shared_tfm.config.shapes import components
 from shared_tfm.errors import need
 
@@ -50,6 +51,15 @@ def carried(
           '--optimizer_state follows rows, and needs specs of one full-rank'
           f' level; got {spec}',
         )
+    need(
+      not config.model.quantise.integers,
+      '--optimizer_state is for weights that are trained, got'
+      ' model.quantise.store integers',
+    )
+  models = [  # moments are never rounded
+    dataclasses.replace(config.model, quantise=Quantise())
+    for config in (source, target)
+  ]
   tree: Any = jax.tree.structure(params)
 
   def alike(leaf: Any) -> bool:
@@ -63,6 +73,6 @@ def carried(
       return here
     if not alike(there):
       return there
-    return convert(source.model, there, {}, target.model, None).params
+    return convert(models[0], there, {}, models[1], None).params
 
   return jax.tree.map(move, state, fresh, is_leaf=whole)

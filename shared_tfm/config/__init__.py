@@ -24,6 +24,7 @@ from shared_tfm.config.fields import (
   Depth,
   Experts,
   Model,
+  Quantise,
   Sharing,
 )
 from shared_tfm.config.training import (
@@ -32,6 +33,7 @@ from shared_tfm.config.training import (
   Data,
   Mesh,
   Optimizer,
+  Prune,
   Task,
   Train,
 )
@@ -49,6 +51,8 @@ __all__ = [
   'Mesh',
   'Model',
   'Optimizer',
+  'Prune',
+  'Quantise',
   'Sharing',
   'Task',
   'Train',

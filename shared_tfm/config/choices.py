@@ -30,6 +30,7 @@ CHOICES = {
   'model.pool': ('first', 'last', 'mean'),
   'model.residual_scale': ('none', 'depth'),
   'model.shared_gradient': ('sum', 'mean', 'owner'),
+  'model.attention_kernel': ('auto', 'xla', 'cudnn', 'splash'),
   'model.remat': ('auto', 'none', 'full', 'dots'),
   'model.experts.style': ('moeut', 'sut'),
   'model.depth.rule': (
@@ -59,6 +60,10 @@ CHOICES = {
   ),
   'model.depth.router_function': ('softmax', 'sigmoid'),
   'model.depth.balance': ('loss', 'bias', 'none'),
+  'model.quantise.store': ('float32', 'integers'),
+  'model.quantise.activations': ('none', 'int8'),
+  'model.quantise.ranges': ('owner', 'visit'),
+  'model.quantise.cache': ('none', 'int8'),
   'mesh.step': ('auto', 'jit', 'shard_map'),
   'model.tables': ('fixed', 'state'),
   'adapt.method': (
@@ -69,6 +74,9 @@ CHOICES = {
     'q_network',
     'merge',
   ),
+  'prune.method': ('none', 'magnitude', 'snip', 'movement'),
+  'prune.schedule': ('once', 'cubic', 'adaptive'),
+  'prune.scope': ('global', 'tensor'),
   'optimizer.name': ('adamw', 'adafactor', 'lion', 'lamb', 'muon'),
   'optimizer.schedule': (
     'constant',

@@ -7,6 +7,8 @@ import dataclasses
 from typing import Any
 
 from shared_tfm.config.precision import PRECISIONS, Precision
+from shared_tfm.sharing import rounding
+from shared_tfm.sharing.rounding import Rounding
 
 
 def _part(path: str) -> Any:
@@ -136,6 +138,32 @@ class Depth:
 
 
 @dataclasses.dataclass(frozen=True)
+class Quantise:
+  """Fewer bits for what layers store, read and keep; see sharing/rounding.py.
+
+  Tables of embeddings, norms, routers, and whatever stands outside the layers
+  are never rounded; nor are inputs of experts.
+  """
+
+  weights: str = 'none'  # int8, int4; int4:64 has a scale for every 64 inputs
+  store: str = 'float32'  # integers: the parameter tree holds these alone
+  activations: str = 'none'  # int8: inputs of linear maps; layers/ranges.py
+  ranges: str = 'owner'  # one for all visits of a row, or visit: of their own
+  percentile: float = 100.0  # of a batch's values that a range covers
+  cache: str = 'none'  # int8: keys and values of earlier tokens
+
+  @property
+  def rounding(self) -> Rounding | None:
+    """What `weights` says."""
+    return rounding.parse(self.weights)
+
+  @property
+  def integers(self) -> bool:
+    """Whether the parameter tree holds whole numbers, which nothing trains."""
+    return self.store == 'integers'
+
+
+@dataclasses.dataclass(frozen=True)
 class Model:
   """The network. Letters as in layers/: N, D, H, G, K, F, V, E, L."""
 
@@ -184,6 +212,8 @@ class Model:
   residual_scale: str = 'none'  # depth: sublayers add y / sqrt(2 N)
   shared_gradient: str = 'sum'  # of a row's visits: sum, mean, owner's only
   tables: str = 'fixed'  # state: in the train state, as `adapt` needs it
+  masked: str = ''  # parts with masks in the train state, as `prune` needs it
+  attention_kernel: str = 'auto'  # what attends; see layers/kernels.py
   remat: str = 'auto'  # what backward recomputes; see model/visit.py
   remat_group: int = 1  # keep only every k-th layer input, recompute the rest
   logits_mb: int = 256  # MiB held at once by a loss; more is made in pieces
@@ -191,11 +221,18 @@ class Model:
   sharing_decoder: Sharing = Sharing(layer='')  # where it differs from sharing
   depth: Depth = Depth()
   experts: Experts = Experts()
+  quantise: Quantise = Quantise()
 
   @property
   def precision(self) -> Precision:
     """What `dtype` says of every kind of number."""
     return PRECISIONS[self.dtype]
+
+  @property
+  def cache_dtype(self) -> str:
+    """Of keys and values that are kept of earlier tokens."""
+    rounded = self.quantise.cache != 'none'
+    return self.quantise.cache if rounded else self.precision.compute
 
   @property
   def causal(self) -> bool:

@@ -153,6 +153,25 @@ def check_sharing(model: Model) -> None:
   )
 
 
+def check_bits(model: Model) -> None:
+  """What `model.quantise` says, by itself and beside the dtype."""
+  q = model.quantise
+  need(
+    q.rounding is not None or not q.integers,
+    'model.quantise.store integers needs model.quantise.weights, got none',
+  )
+  need(
+    0 < q.percentile <= 100,
+    'model.quantise.percentile must be above 0 and at most 100, got'
+    f' {q.percentile}',
+  )
+  need(
+    q.activations == 'none' or model.dtype != 'float8',
+    f'model.quantise.activations {q.activations} needs a model.dtype that is'
+    ' not float8, which rounds them, too',
+  )
+
+
 def check_parts(model: Model) -> None:
   """Specs are for parts that some stack of the model has."""
   held = {

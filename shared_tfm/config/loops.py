@@ -175,6 +175,11 @@ def check(model: Model) -> None:
     f'batchnorm keeps statistics per visit and needs a fixed depth, got {rule}',
   )
   need(
+    model.quantise.activations == 'none',
+    'model.quantise.activations keeps ranges per visit and needs a fixed depth,'
+    f' got {rule}',
+  )
+  need(
     model.remat_group == 1,
     'model.remat_group is for a fixed depth without injection, got'
     f' {model.remat_group} and {rule}',

@@ -106,6 +106,8 @@ def whole_batch(config: Config) -> str:
   model = config.model
   if model.norm == 'batchnorm':
     return 'model.norm batchnorm'
+  if model.quantise.activations != 'none':
+    return f'model.quantise.activations {model.quantise.activations}'
   if model.depth.rule not in _OF_SEQUENCES:
     return f'model.depth.rule {model.depth.rule}'
   if model.depth.start == 'normal':

@@ -37,6 +37,10 @@ def rerun(model: Model, times: int) -> Model:
     'model.residual_scale depth was trained for its own number of loops',
   )
   need(
+    model.quantise.activations == 'none',
+    'model.quantise.activations has a range for every visit, and no more',
+  )
+  need(
     now > 1 or c < model.num_layers,
     f'the core of {model.sharing.layer!r} does not loop',
   )

@@ -7,6 +7,7 @@ feed-forward width.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from shared_tfm.config.choices import GATED
@@ -134,6 +135,15 @@ def _router(
     f'{name}.hidden.bias': Tensor((d,)),
     f'{name}.scores.kernel': Tensor((d, experts)),
   }
+
+
+def is_multiplied(path: Sequence[str]) -> bool:
+  """Whether a layer's tensor is a matrix in the compute dtype when it is used.
+
+  Args:
+    path: of names.
+  """
+  return path[-1] == 'kernel' and not any('router' in name for name in path)
 
 
 def matrices(model: Model) -> dict[str, tuple[int, ...]]:

@@ -1,5 +1,9 @@
 """Keys and values of earlier tokens, kept while a text is written.
 
+In eight bits a token's key, and its value, is 127 at its largest, times a scale
+of its own for each head. A scale is a factor of a whole score, or weight, so
+that what is kept is multiplied as it is.
+
 Letters besides those of the package: T tokens that are new, M places of a text,
 S slots, R slots that a visit reads.
 """
@@ -12,6 +16,9 @@ import jax.numpy as jnp
 
 from shared_tfm.layers import dot_product
 
+MOST = 127
+_LEAST = float(jnp.finfo(jnp.float32).tiny)  # a scale, where all is zero
+
 
 class Cache(flax.struct.PyTreeNode):
   """One slot of keys and values for every visit that makes its own.
@@ -23,11 +30,15 @@ class Cache(flax.struct.PyTreeNode):
     keys_SBGMK: what was written; zeros elsewhere.
     values_SBGMK: the same.
     seen_SBM: which places may be attended to.
+    key_scales_SBGM: float32, of keys in eight bits; None: of no others.
+    value_scales_SBGM: of values.
   """
 
   keys_SBGMK: jax.Array
   values_SBGMK: jax.Array
   seen_SBM: jax.Array
+  key_scales_SBGM: jax.Array | None = None
+  value_scales_SBGM: jax.Array | None = None
 
   @classmethod
   def empty(
@@ -41,10 +52,14 @@ class Cache(flax.struct.PyTreeNode):
       heads: G.
       places: M.
       width: K.
-      dtype: of keys and values.
+      dtype: of keys and values; int8: rounded.
     """
     zeros = jnp.zeros((slots, batch, heads, places, width), dtype)
-    return cls(zeros, zeros, jnp.zeros((slots, batch, places), bool))
+    seen_SBM = jnp.zeros((slots, batch, places), bool)
+    scales = None
+    if zeros.dtype == jnp.int8:
+      scales = jnp.zeros(zeros.shape[:-1], jnp.float32)
+    return cls(zeros, zeros, seen_SBM, scales, scales)
 
 
 class Slots(flax.struct.PyTreeNode):
@@ -82,14 +97,24 @@ class Slots(flax.struct.PyTreeNode):
     write = jnp.broadcast_to(self.write, len(rows_B1))[:, None]
     at = write, rows_B1, slice(None), positions_BT
     seen_BT = jnp.ones(positions_BT.shape, bool) if mask_BT is None else mask_BT
-    dtype = cache.keys_SBGMK.dtype
+
+    def put(kept: jax.Array | None, new: jax.Array | None) -> Any:
+      if kept is None or new is None:
+        return kept
+      return kept.at[at].set(new.astype(kept.dtype), mode='drop')
+
+    rounds = cache.key_scales_SBGM is not None
+    k_BTGK, k_scale_BTG = _rounded(k_BTGK) if rounds else (k_BTGK, None)
+    v_BTGK, v_scale_BTG = _rounded(v_BTGK) if rounds else (v_BTGK, None)
     return self.replace(
       cache=Cache(
-        cache.keys_SBGMK.at[at].set(k_BTGK.astype(dtype), mode='drop'),
-        cache.values_SBGMK.at[at].set(v_BTGK.astype(dtype), mode='drop'),
+        put(cache.keys_SBGMK, k_BTGK),
+        put(cache.values_SBGMK, v_BTGK),
         cache.seen_SBM.at[write, rows_B1, positions_BT].set(
           seen_BT, mode='drop'
         ),
+        put(cache.key_scales_SBGM, k_scale_BTG),
+        put(cache.value_scales_SBGM, v_scale_BTG),
       )
     )
 
@@ -117,6 +142,7 @@ class Slots(flax.struct.PyTreeNode):
       keys_BGMK.astype(q_BTHK.dtype),
       preferred_element_type=jnp.float32,
     )
+    scores_BGNTM = self._scaled(scores_BGNTM, self.cache.key_scales_SBGM)
     scores_BGNTM = jnp.where(
       allowed_BTM[:, None, None], scores_BGNTM * k**-0.5, dot_product.NEVER
     )
@@ -127,20 +153,34 @@ class Slots(flax.struct.PyTreeNode):
     """Values, mixed by weights: (B, T, H, K)."""
     values_BGMK = self._read(self.cache.values_SBGMK)
     (b, h, t, m), g = map_BHTM.shape, values_BGMK.shape[1]
+    map_BGNTM = map_BHTM.reshape(b, g, h // g, t, m)
+    map_BGNTM = self._scaled(map_BGNTM, self.cache.value_scales_SBGM)
     mixed_BTGNK = jnp.einsum(
-      'bgntm,bgmk->btgnk',
-      map_BHTM.reshape(b, g, h // g, t, m),
-      values_BGMK.astype(map_BHTM.dtype),
+      'bgntm,bgmk->btgnk', map_BGNTM, values_BGMK.astype(map_BHTM.dtype)
     )
     return mixed_BTGNK.reshape(b, t, h, -1)
 
-  def _read(self, kept_SBGMK: jax.Array) -> jax.Array:
+  def _scaled(
+    self, of_places_BGNTM: jax.Array, scales_SBGM: jax.Array | None
+  ) -> jax.Array:
+    """What is about each place, times the scale of what is kept of it."""
+    if scales_SBGM is None:
+      return of_places_BGNTM
+    scale_BGM = self._read(scales_SBGM).astype(of_places_BGNTM.dtype)
+    return of_places_BGNTM * scale_BGM[:, :, None, None]
+
+  def _read(self, kept: jax.Array) -> jax.Array:
+    """The slots that are read, as one: (B, G, R * M, ...)."""
     if self.read_R.shape == (1,):
-      return jax.lax.dynamic_index_in_dim(
-        kept_SBGMK, self.read_R[0], keepdims=False
-      )
-    b, g = kept_SBGMK.shape[1:3]
+      return jax.lax.dynamic_index_in_dim(kept, self.read_R[0], keepdims=False)
+    b, g, _, *width = kept.shape[1:]
     read_BR = jnp.broadcast_to(self.read_R, (b, self.read_R.shape[-1]))
-    read_BRGMK = kept_SBGMK[read_BR, jnp.arange(b)[:, None]]
-    read_BGRMK = read_BRGMK.swapaxes(1, 2)
-    return read_BGRMK.reshape(b, g, -1, kept_SBGMK.shape[-1])
+    read_BRGM = kept[read_BR, jnp.arange(b)[:, None]]
+    return read_BRGM.swapaxes(1, 2).reshape(b, g, -1, *width)
+
+
+def _rounded(new_BTGK: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Whole numbers of eight bits, and for every token and head their scale."""
+  largest_BTG1 = jnp.max(jnp.abs(new_BTGK), axis=-1, keepdims=True)
+  scale_BTG1 = jnp.maximum(largest_BTG1.astype(jnp.float32) / MOST, _LEAST)
+  return jnp.round(new_BTGK / scale_BTG1), scale_BTG1[..., 0]

@@ -5,9 +5,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from shared_tfm.config import Model
+from shared_tfm.config import Model, Quantise
 from shared_tfm.config.precision import Precision
-from shared_tfm.layers import dot
+from shared_tfm.layers import dot, ranges
 
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
 
@@ -21,6 +21,7 @@ class Linear(nn.Module):
     precision: the policy.
     axes: logical names of the kernel's input and output axes.
     kernel_init: of the kernel.
+    quantise: says whether what is read has eight bits; None: it has not.
   """
 
   width: int
@@ -28,6 +29,7 @@ class Linear(nn.Module):
   precision: Precision
   axes: tuple[str | None, str | None]
   kernel_init: nn.initializers.Initializer = KERNEL_INIT
+  quantise: Quantise | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -41,6 +43,8 @@ class Linear(nn.Module):
     if self.use_bias:
       zeros = boxed(nn.initializers.zeros, self.axes[1:])
       bias = self.param('bias', zeros, shape[1:])
+    if self.quantise and self.quantise.activations != 'none':
+      x = ranges.narrowed(self, x, self.quantise.percentile)
     return dot.affine(x, kernel, bias, self.precision)
 
 
@@ -51,7 +55,9 @@ def linear(
   init: nn.initializers.Initializer = KERNEL_INIT,
 ) -> Linear:
   """A layer's linear map: with a bias where the model has biases."""
-  return Linear(width, model.use_bias, model.precision, axes, init)
+  return Linear(
+    width, model.use_bias, model.precision, axes, init, model.quantise
+  )
 
 
 def linear_outside(

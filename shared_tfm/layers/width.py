@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from shared_tfm.config import Model
+from shared_tfm.config import Model, Quantise
 from shared_tfm.layers.attention import Attention
 from shared_tfm.layers.cache import Cache, Slots
 from shared_tfm.layers.context import Context, Left
@@ -30,7 +30,7 @@ class Safe(nn.Module):
   def setup(self) -> None:
     """Declares the layer's two parts and their norms."""
     e, outside = self.model.embed_dim, self.model.precision.outside
-    m = dataclasses.replace(self.model, dtype=outside.name)
+    m = dataclasses.replace(self.model, dtype=outside.name, quantise=Quantise())
     self.attention = Attention(small(m))
     self.feed_forward = FeedForward(dataclasses.replace(m, d_ff=e))
     self.attention_norm = Norm(m, self.train)
@@ -51,7 +51,7 @@ class Safe(nn.Module):
   def empty(model: Model, batch: int, places: int) -> Slots:
     """What is kept of no tokens; arguments as of `Backbone.empty`."""
     m = small(model)
-    dtype = jnp.dtype(m.precision.compute)
+    dtype = jnp.dtype(m.cache_dtype)
     sizes = batch, m.num_kv_heads, places, m.head_dim
     zero = jnp.zeros((), jnp.int32)
     return Slots(

@@ -97,11 +97,14 @@ class Kept(flax.struct.PyTreeNode):
       return kept.at[(to_N11, *behind)].set(new)
 
     every = slice(None)
+    text = self.text
+    scales = text.key_scales_SBGM, text.value_scales_SBGM
     return self.replace(
       text=Cache(
-        copied(self.text.keys_SBGMK, every),
-        copied(self.text.values_SBGMK, every),
-        copied(self.text.seen_SBM),
+        copied(text.keys_SBGMK, every),
+        copied(text.values_SBGMK, every),
+        copied(text.seen_SBM),
+        *(None if s is None else copied(s, every) for s in scales),
       )
     )
 
@@ -155,7 +158,7 @@ def empty(
   writes = plan(model, leaves, policy)['write']
   runs, stride = _runs(model)
   slots = 1 + int(np.max(writes[writes < _NOWHERE])) + (runs - 1) * stride
-  shape = model.num_kv_heads, model.head_dim, jnp.dtype(model.precision.compute)
+  shape = model.num_kv_heads, model.head_dim, jnp.dtype(model.cache_dtype)
   heads, width, dtype = shape
   source = None
   if model.family == 'encoder_decoder':

@@ -18,14 +18,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from shared_tfm.config import Model
+from shared_tfm.config import Model, pruning, shapes
 from shared_tfm.config.loops import is_plain
 from shared_tfm.config.shapes import components, mixes
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.layer import Layer
-from shared_tfm.model import balance, depth, looped, reused, ticking, visit
+from shared_tfm.layers.ranges import RANGES
+from shared_tfm.model import (
+  balance,
+  depth,
+  looped,
+  ranges,
+  reused,
+  ticking,
+  visit,
+)
 from shared_tfm.model.kept import Kept
-from shared_tfm.sharing import bank, links, narrow
+from shared_tfm.sharing import bank, links, masks, narrow, quantise
 from shared_tfm.sharing.component import Component
 
 
@@ -66,14 +75,15 @@ class Stack(nn.Module):
     m = self.model
     layer = Layer(m, self.train, parent=None)
     found, leaves = components(m), layout(m)
-    stored = self._bank(found, leaves)
+    stored = self._masked(self._bank(found, leaves))
     if lender is not None:
       stored = bank.borrowed(stored, lender, found, leaves)
     tables = self._tables(found)
-    if m.shared_gradient == 'mean':
+    if m.shared_gradient == 'mean' and not m.quantise.integers:
       stored = links.scaled_by_visits(stored, found, leaves, tables)
+    stored = rounded(m, stored)
     stored = narrow.cast(
-      stored, found, leaves, m.precision.compute, _is_multiplied
+      stored, found, leaves, m.precision.compute, shapes.is_multiplied
     )
     state = self._collections(layer)
     dropout = self.make_rng('dropout') if self.train and m.dropout else None
@@ -97,8 +107,12 @@ class Stack(nn.Module):
     )
     carry = visit.Carry(x_BLD, kv_slots, map_slots, past_slots, kept)
 
+    changing = [name for name in state if self._may_change(name)]
+
     def run(stored: Any, context: Context, carry: Any, this: Any) -> Any:
-      return visit.visit(layer, leaves, stored, dropout, context, carry, this)
+      return visit.visit(
+        layer, leaves, stored, dropout, changing, context, carry, this
+      )
 
     drawn = self.has_rng('depth') and self.train
     parts = looped.Parts(
@@ -117,8 +131,11 @@ class Stack(nn.Module):
     if is_plain(m):
       body = functools.partial(run, stored, context)
       carry, (after, observed) = visit.over_visits(m, body, carry, visits)
+      if m.quantise.ranges == 'owner' and RANGES in after:
+        same = ranges.common(after[RANGES], found, leaves, visits.rows)
+        after = {**after, RANGES: same}
       for name, held in state.items():
-        if self.is_mutable_collection(name):
+        if name in after and self.is_mutable_collection(name):
           held.value = after[name]
       ran = depth.Ran(carry.x_BLD[None], carry.replace(observed=observed))
     else:
@@ -127,6 +144,12 @@ class Stack(nn.Module):
       m, visits.rows, ran.state.observed, context.mask_BL
     )
     return ran.replace(losses={**ran.losses, **found_losses})
+
+  def _may_change(self, collection: str) -> bool:
+    """Whether visits may: ranges do so only where somebody wants to know."""
+    if collection != RANGES:
+      return True
+    return self.is_mutable_collection(RANGES) and not self.is_initializing()
 
   def _tables(self, found: Mapping[str, Component]) -> visit.Tables:
     """The rows that visits read, (visits, levels): constants, or state.
@@ -147,17 +170,29 @@ class Stack(nn.Module):
     init = functools.partial(_init, self.model)
     stored = {}
     for level in bank.levels(found, leaves):
-      stored[links.group(level)] = self.param(
-        links.group(level),
-        lambda key, level=level: bank.init_level(
-          level, init, found, leaves, key
-        ),
-      )
+      name = links.group(level)
+
+      def start(key: Any, level: int = level, name: str = name) -> Any:
+        rows = bank.init_level(level, init, found, leaves, key)
+        return as_held(self.model, {name: rows})[name]
+
+      stored[name] = self.param(name, start)
     if mixes(self.model):
       stored['mix'] = self.param(
         'mix', lambda key: bank.init_mix(found, leaves, key)
       )
     return stored
+
+  def _masked(self, stored: dict[str, Any]) -> dict[str, Any]:
+    """The bank, masked; masks are state, and begin with letting all through."""
+    names = self.model.masked
+    masked = functools.partial(pruning.masked, names)
+    found = {}
+    for group in stored if names else ():
+      if start := masks.ones(stored[group], masked):
+        kept: Any = self.variable('masks', group, lambda start=start: start)
+        found[group] = kept.value
+    return masks.applied(stored, found)
 
   def _collections(self, layer: Layer) -> dict[str, Any]:
     """Declares every other collection of a layer, with a slot per visit."""
@@ -183,9 +218,22 @@ def _here(tables: visit.Tables, found: Mapping[str, Component]) -> visit.Tables:
   return {name: rows[found[name].here] for name, rows in tables.items()}
 
 
-def _is_multiplied(path: tuple[str, ...]) -> bool:
-  """Whether a tensor is rounded to the compute dtype before it is used."""
-  return path[-1] == 'kernel' and not any('router' in name for name in path)
+def rounded(model: Model, bank: Mapping[str, Any]) -> dict[str, Any]:
+  """A stack's bank as `model.quantise.weights` has it picked from."""
+  rounding = model.quantise.rounding
+  if rounding is None:
+    return dict(bank)
+  parts = components(model), layout(model)
+  return quantise.linked(bank, *parts, rounding, shapes.is_multiplied)
+
+
+def as_held(model: Model, bank: Mapping[str, Any]) -> dict[str, Any]:
+  """A stack's bank, or a part of it, as the parameter tree holds it."""
+  rounding = model.quantise.rounding
+  if rounding is None or not model.quantise.integers:
+    return dict(bank)
+  parts = components(model), layout(model)
+  return quantise.stored(bank, *parts, rounding, shapes.is_multiplied)
 
 
 @functools.lru_cache

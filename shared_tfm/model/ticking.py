@@ -65,6 +65,7 @@ def fits(model: Model) -> bool:
     and model.embed_project == 'linear'
     and model.tables == 'fixed'
     and model.norm != 'batchnorm'
+    and model.quantise.activations == 'none'
     and not (model.sharing.map_source or model.sharing.kv_source)
   )
 

@@ -128,6 +128,7 @@ def visit(
   leaves: Layout,
   stored: dict[str, Any],
   dropout: jax.Array | None,
+  changing: list[str],
   context: Context,
   carry: Carry,
   this: PerVisit,
@@ -139,12 +140,13 @@ def visit(
     leaves: its tensors.
     stored: the bank.
     dropout: a key that each visit derives its own from; None: no dropout.
+    changing: the collections that a visit may change.
     context: what every visit sees.
     carry: from the visit before.
     this: this visit's own.
 
   Returns:
-    The carry for the next, and (collections after the visit, what it observed).
+    The carry for the next, and (those collections after it, what it observed).
   """
   found = components(layer.model)
   weights = links.weights(stored, found, leaves, this.rows, this.first)
@@ -165,7 +167,7 @@ def visit(
       **earlier,
     ),
     rngs=rngs,
-    mutable=list(this.state),
+    mutable=changing,
   )
   observed = {
     name: buffer.at[this.index].set(left.observed[name], mode='drop')

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from shared_tfm.sharing import table
 from shared_tfm.sharing.levels import Shape, Spec, parse
@@ -53,19 +53,27 @@ class Component:
   def stored(self, shape: Shape, units: int = 0, axis: int = 0) -> int:
     """How many parameters are stored for one tensor of every layer.
 
+    Arguments as of `tensors`.
+    """
+    return sum(math.prod(s) for _, s in self.tensors(shape, units, axis))
+
+  def tensors(
+    self, shape: Shape, units: int = 0, axis: int = 0
+  ) -> Iterator[tuple[str, Shape]]:
+    """What is stored for one tensor of every layer: suffixes and shapes.
+
     Args:
       shape: of the tensor in one layer.
       units: how many heads or neurons `axis` is made of; 0: it has no units.
       axis: of the units.
     """
     if self.borrowed:
-      return 0
+      return
     shape = self.shrunk(shape, units, axis)
-    total = 0
     for i in self.spec.terms(len(shape)):
-      sizes = self.spec.levels[i].shapes(shape).values()
-      total += self.copies(i, len(shape)) * sum(map(math.prod, sizes))
-    return total
+      copies = self.copies(i, len(shape))
+      for suffix, size in self.spec.levels[i].shapes(shape).items():
+        yield suffix, (copies, *size)
 
   def shrunk(self, shape: Shape, units: int, axis: int) -> Shape:
     """The shape that is stored of a tensor whose units share columns."""

@@ -94,7 +94,7 @@ def _term(
   matrix = len(leaf.shape) > 1
   if term.templates and matrix:
     mix = pick(flat['mix'][(leaf.name,)])
-    return _mixed, (mix, stored[path])
+    return _mixed, (mix, narrow.whole(stored[path]))
   if term.diagonal and matrix:
     shape = component.shrunk(leaf.shape, leaf.units, leaf.axis)
     return functools.partial(_diagonal, shape), (

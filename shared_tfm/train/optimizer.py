@@ -49,6 +49,8 @@ def make(config: Config) -> optax.GradientTransformationExtraArgs:
 
   Its update takes their `norm` over all leaves, where that is known.
   """
+  if config.model.quantise.integers:  # nothing moves, and has no moments
+    return optax.with_extra_args_support(optax.set_to_zero())
   rate = schedule(config)
   rule = _rule(config.optimizer, rate, config.model)
   if config.optimizer.visit_rate_power:

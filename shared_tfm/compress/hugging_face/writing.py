@@ -96,6 +96,8 @@ def _groups(model: Model) -> int:
   """The number of ALBERT's groups that share as the model does; 0: none do."""
   if model.family != 'encoder' or model.tables != 'fixed':
     return 0
+  if model.quantise.weights != 'none':  # what is read is not what is stored
+    return 0
   found = components(model)
   used = {found[leaf.name] for leaf in layout(model).values()}
   specs = [component.spec for component in used]
