@@ -27,6 +27,7 @@ import jax
 
 from benchmarks.rows import NotHere, Plan, Row, Section, head
 from benchmarks.sections import (
+  batching,
   bits,
   data,
   depth,
@@ -50,6 +51,7 @@ SECTIONS: dict[str, Section] = {
   'scaling': scaling.rows,
   'start': start.rows,
   'generate': generate.rows,
+  'batching': batching.rows,
   'bits': bits.rows,
   'depthwise': depthwise.rows,
   'gpu': gpu.rows,

@@ -62,9 +62,10 @@ def parser() -> Parser:
   trained.add_argument('--num_processes', type=int, default=0)
   trained.add_argument('--process_id', type=int, default=-1)
   evaluated, generated = verb(verbs.evaluate), verb(verbs.generate)
-  for made in (trained, compared, evaluated, generated):
+  served = verb(verbs.serve)
+  for made in (trained, compared, evaluated, generated, served):
     made.add_argument('--workdir', required=True, type=Path)
-  for made in (evaluated, generated):
+  for made in (evaluated, generated, served):
     made.add_argument(
       '--checkpoint', choices=('best', 'latest'), default='best'
     )
@@ -116,8 +117,23 @@ def parser() -> Parser:
   generated.add_argument(
     '--beam', type=int, default=0, help='hypotheses of beam search'
   )
-  generated.add_argument(
-    '--cache', choices=CACHES, default='visit', help='what is kept apart'
+  for made in (generated, served):
+    made.add_argument(
+      '--cache', choices=CACHES, default='visit', help='what is kept apart'
+    )
+  served.add_argument(
+    '--host', default='127.0.0.1', help='0.0.0.0: whoever can reach it may ask'
+  )
+  served.add_argument('--port', type=int, default=8000, help='0: a free one')
+  served.add_argument('--rows', type=int, default=8, help='texts at a time')
+  served.add_argument(
+    '--queue', type=int, default=64, help='texts that may wait for a row'
+  )
+  served.add_argument(
+    '--max_tokens', type=int, default=0, help='to add to a text, at most'
+  )
+  served.add_argument(
+    '--grace', type=float, default=30, help='seconds to finish texts in'
   )
   built = verb(verbs.prepare)
   built.add_argument('name', metavar='NAME', help='such as mnist or glue/mrpc')

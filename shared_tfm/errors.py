@@ -14,18 +14,15 @@ class BadInput(ValueError):
 
 
 class Interrupted(Exception):
-  """A run that a signal ended, after it was saved.
+  """What a signal ended, in good order.
 
   Attributes:
     signal: the signal's number.
   """
 
-  def __init__(self, number: int, step: int):
-    """States which signal ended the run, and after how many steps."""
-    name = signal.Signals(number).name
-    super().__init__(
-      f'{name} after step {step}; saved, and the same command continues'
-    )
+  def __init__(self, number: int, how: str):
+    """States which signal it was, and how things were left."""
+    super().__init__(f'{signal.Signals(number).name} {how}')
     self.signal = number
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from importlib import util
 from typing import Any
 
 from shared_tfm import config as configs
@@ -150,6 +151,41 @@ def generate(args: Any, overrides: Sequence[str]) -> None:
     args.beam,
     args.cache,
   )
+
+
+def serve(args: Any, overrides: Sequence[str]) -> None:
+  """Answer OpenAI's completions over HTTP with a trained run."""
+  missing = [
+    name for name in ('starlette', 'uvicorn') if not util.find_spec(name)
+  ]
+  need(
+    not missing,
+    f'serve needs {" and ".join(missing)}, the extra serve: ./setup.sh serve',
+  )
+  from shared_tfm.serve import server
+  from shared_tfm.tasks import make, prepare
+  from shared_tfm.train import loop
+
+  _no(overrides)
+  at = server.bound(args.host, args.port)
+  config, state = loop.load(args.workdir, args.checkpoint)
+  config = _at_depth(config, args)
+  tokenizer = prepare(config, args.workdir).tokenizer
+  task = make(config)
+  made = server.prepared(
+    config,
+    {'params': state.params, **state.variables},
+    tokenizer,
+    lambda text: task.prompt(text, tokenizer),
+    args.workdir.resolve().name,
+    at,
+    args.rows,
+    args.queue,
+    args.max_tokens,
+    args.grace,
+    args.cache,
+  )
+  server.serve(made, at)
 
 
 def prepare(args: Any, overrides: Sequence[str]) -> None:

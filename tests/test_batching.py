@@ -14,6 +14,8 @@ from shared_tfm.infer import sampling
 from shared_tfm.infer.batching import Batcher, Request
 from shared_tfm.infer.choice import Sampling
 from shared_tfm.model import build
+from shared_tfm.report import gallery
+from shared_tfm.sharing.presets import PRESETS
 
 V, M = 24, 32
 KINDS = {
@@ -31,27 +33,35 @@ KINDS = {
 }
 
 
+# One of each way in which all tokens run all of the model.
+WHOLE = {
+  'nothing shared': {'num_layers': 2},
+  'maps': {'sharing': {'layer': 'cycle:3', 'map_source': 'sequence:3'}},
+  'keys of loops': {'sharing': {'layer': 'cycle:3', 'kv_source': 'cycle:3'}}
+  | {'depth': {'criterion': 'kl', 'threshold': 0.3}},
+  'batch norm, a Safe embedding': {'norm': 'batchnorm', 'embed_dim': 16}
+  | {'embed_project': 'safe', 'tables': 'state'},
+}
+WHOLE_PRESETS = ('hrm', 'moeut', 'mor_cycle', 'universal_act')
+
+
 @functools.cache
 def ready(kind):
-  made = config.cross(
-    {
-      'model': {
-        'd_model': 32,
-        'num_heads': 4,
-        'd_ff': 48,
-        'vocab_size': V,
-        'max_len': M,
-        **KINDS[kind],
-      }
-    }
-  )
+  sizes = {'d_model': 32, 'num_heads': 4, 'vocab_size': V, 'max_len': M}
+  given = {'model': {**sizes, 'd_ff': 48, **{**KINDS, **WHOLE}.get(kind, {})}}
+  if kind in PRESETS:
+    preset = PRESETS[kind]
+    sizes |= {**gallery.SMALL, 'num_layers': preset.layers}
+    given = {'preset': preset.example, 'model': sizes}
+  made = config.cross(given)
   init = jax.jit(build(made).init)
   variables = init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
   random = np.random.default_rng(1)
-  return made, jax.tree.map(
+  params = jax.tree.map(
     lambda leaf: 1.5 * leaf + 0.1 * random.standard_normal(leaf.shape),
-    variables,
+    variables['params'],
   )
+  return made, {**variables, 'params': params}
 
 
 def requests(count=9):
@@ -107,6 +117,23 @@ def test_each_request_gets_what_it_gets_alone(kind, together):
     if len(done.tokens) > 1
   }
   assert (len(per_token) > 1) == (kind != 'no criterion') or together
+
+
+@pytest.mark.parametrize(
+  'kind',
+  [
+    pytest.param(
+      kind, marks=() if kind == 'nothing shared' else pytest.mark.slow
+    )
+    for kind in (*WHOLE, *WHOLE_PRESETS)
+  ],
+)
+def test_so_it_is_where_all_tokens_run_all_of_the_model(kind):
+  given = requests(5)
+  found = batched(kind, given, eos=3)
+  for number, request in enumerate(given):
+    expected = alone(*ready(kind), request, 3)
+    assert found[number].tokens.tolist() == expected
 
 
 def test_an_owners_slot_is_enough_for_its_loops():
@@ -171,19 +198,6 @@ def test_what_cannot_be_batched():
   ]:
     with pytest.raises(BadInput, match=rule):
       Batcher(made, variables, **{'rows': 2, 'places': 16, **how})
-  for changed, rule in [
-    ({'sharing': {'layer': 'none'}}, 'does not loop'),
-    (
-      {'depth': {'core': 2}, 'sharing': {'layer': 'none'}},
-      'same rows in every loop',
-    ),
-    (
-      {'depth': {'rule': 'act'}, 'sharing': {'layer': 'all'}},
-      'got model.depth.rule act',
-    ),
-    ({'sharing': {'layer': 'all', 'kv_source': 'all'}}, 'neither batchnorm'),
-  ]:
-    model = {'num_layers': 4, 'd_model': 16, 'num_heads': 2, 'vocab_size': V}
-    other = config.cross({'model': {**model, 'max_len': M, **changed}})
-    with pytest.raises(BadInput, match=rule):
-      Batcher(other, {}, 2, 16)
+  encoder = config.cross({'model': {'family': 'encoder', 'max_len': M}})
+  with pytest.raises(BadInput, match='needs a decoder, got an encoder'):
+    Batcher(encoder, {}, 2, 16)

@@ -16,6 +16,7 @@ LEVELS = (
   {'model'},
   {'data'},
   {'infer'},
+  {'serve'},
   {'tasks'},
   {'train'},
   {'compress'},

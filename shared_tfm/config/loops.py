@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from shared_tfm.config import shapes
 from shared_tfm.config.fields import Model
-from shared_tfm.errors import need
+from shared_tfm.errors import BadInput, need
 from shared_tfm.sharing import levels, table
+from shared_tfm.sharing.component import Component
 
 HALTING = ('act', 'stick_breaking', 'ponder')  # rules with a halting unit
 
@@ -221,15 +222,26 @@ def check(model: Model) -> None:
 
 def check_repeats(model: Model) -> None:
   """Raises BadInput unless every loop of the core reads the same rows."""
+  for name, component in changing(model).items():
+    raise BadInput(
+      'loops whose number may vary need the same rows in every loop, got'
+      f' {component.spec} for {name}'
+    )
+
+
+def changing(model: Model) -> dict[str, Component]:
+  """Components that read other rows from one loop of the core to the next."""
   prelude, c, times, _ = loops(model)
-  for name, component in shapes.components(model).items():
-    for owners in component.owners:
-      core = owners[prelude : prelude + c * times]
-      need(
-        core == core[:c] * times,
-        'loops whose number may vary need the same rows in every loop, got'
-        f' {component.spec} for {name}',
-      )
+
+  def changes(owners: tuple[int, ...]) -> bool:
+    core = owners[prelude : prelude + c * times]
+    return core != core[:c] * times
+
+  return {
+    name: component
+    for name, component in shapes.components(model).items()
+    if any(map(changes, component.owners))
+  }
 
 
 _PLAIN = ('fixed', 'none', 'input', False, 'none')

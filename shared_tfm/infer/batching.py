@@ -1,4 +1,7 @@
-"""Continuous batching along depth: requests join and leave at any loop.
+"""Continuous batching: requests join and leave a batch at any token, or loop.
+
+A tick adds a token to every text of the batch. A text that is over makes room
+at once, and none waits for others to end.
 
 In a batch whose tokens leave the loop at different depths, those that have left
 would wait for the deepest. Here they do not: a tick runs the looped core once,
@@ -76,20 +79,24 @@ class Batcher:
     """An empty batch.
 
     Args:
-      config: of a decoder whose core loops; see `ticking.check`.
+      config: of a decoder. Batches are along depth where `ticking.fits`.
       variables: the model's, 'params' among them.
       rows: how many texts at a time.
       places: the most tokens of a text, its prompt with them.
       eos: the token at which a text ends; -1: none.
       policy: what visits keep apart; visit or owner, see model/kept.py.
       together: whether tokens that have left the loop wait for all others, as
-        in batching by tokens.
+        in batching by tokens; where a tick runs all of the model, they do.
 
     Raises:
       BadInput: a model, a policy or a size that does not fit.
     """
-    ticking.check(config.model)
-    need(policy != 'first', 'a cache per first is not for several depths')
+    sampling.check_model(config)
+    along_depth = ticking.fits(config.model)
+    need(
+      policy != 'first' or not along_depth,
+      'a cache per first is not for several depths',
+    )
     need(rows > 0, f'the batch needs at least 1 row, got {rows}')
     need(
       1 < places <= config.model.max_len,
@@ -110,7 +117,7 @@ class Batcher:
       over_B=jnp.ones(rows, bool),
       loops_B=none_B,
       choice=Choice.of([sampling.GREEDY] * rows),
-      running=ticking.begin(config.model, rows),
+      running=ticking.begin(config.model, rows) if along_depth else None,
       kept=build(config).apply({}, rows, places, 0, policy, method='empty'),
     )
     # Of buffers of their own, as each is given away.
@@ -125,6 +132,13 @@ class Batcher:
     Raises:
       BadInput: it is out of range; nothing has changed.
     """
+    self.check(request)
+    self.waiting.append((self._count, request))
+    self._count += 1
+    return self._count - 1
+
+  def check(self, request: Request) -> None:
+    """Raises BadInput where a request is out of range."""
     sampling.check(self.config, [request.prompt], request.tokens)
     request.how.check(self.config.model.vocab_size)
     size = len(request.prompt) + request.tokens
@@ -133,9 +147,6 @@ class Batcher:
       f'a prompt of {len(request.prompt)} tokens and {request.tokens} more'
       f' exceed the {self.places} places of a text',
     )
-    self.waiting.append((self._count, request))
-    self._count += 1
-    return self._count - 1
 
   @property
   def busy(self) -> bool:

@@ -120,13 +120,8 @@ def stream(
 
 def check(config: Config, prompts: Sequence[np.ndarray], tokens: int) -> None:
   """Raises BadInput where prompts cannot be continued by so many tokens."""
+  check_model(config)
   m = config.model
-  need(
-    m.family == 'decoder' and m.head == 'tokens',
-    f'generate needs a decoder, got an {m.family}'
-    if m.family != 'decoder'
-    else f'generate needs a model that scores tokens, got head {m.head}',
-  )
   need(len(prompts) > 0, 'there is no prompt')
   need(tokens > 0, f'the number of tokens must be at least 1, got {tokens}')
   for prompt in prompts:
@@ -136,6 +131,17 @@ def check(config: Config, prompts: Sequence[np.ndarray], tokens: int) -> None:
       f'a prompt of {len(prompt)} tokens and {tokens} more exceed'
       f' model.max_len {m.max_len}',
     )
+
+
+def check_model(config: Config) -> None:
+  """Raises BadInput where a model continues no text."""
+  m = config.model
+  need(
+    m.family == 'decoder' and m.head == 'tokens',
+    f'generate needs a decoder, got an {m.family}'
+    if m.family != 'decoder'
+    else f'generate needs a model that scores tokens, got head {m.head}',
+  )
 
 
 def padded(prompts: Sequence[np.ndarray], most: int) -> np.ndarray:

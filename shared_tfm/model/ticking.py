@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config import Model
-from shared_tfm.config.loops import check_repeats, loops
-from shared_tfm.errors import need
+from shared_tfm.config.loops import changing, loops
 from shared_tfm.layers.context import Context
 from shared_tfm.model.depth import Core
 from shared_tfm.model.leaving import COMPARING, Exit, reached
@@ -55,28 +54,20 @@ class Ticked(flax.struct.PyTreeNode):
   state: Any
 
 
-def check(model: Model) -> None:
-  """Raises BadInput where tokens at different depths cannot share a batch."""
-  need(
-    model.family == 'decoder'
+def fits(model: Model) -> bool:
+  """Whether tokens may leave the loop, and share a batch at any depth."""
+  return (
+    model.depth.criterion != 'none'
     and model.depth.rule in RULES
+    and loops(model).times > 1
+    and not changing(model)
     and not model.core_width
     and model.embed_project == 'linear'
     and model.tables == 'fixed'
     and model.norm != 'batchnorm'
     and model.quantise.activations == 'none'
-    and not (model.sharing.map_source or model.sharing.kv_source),
-    'tokens at different depths need a decoder with fixed tables, a rule of'
-    f' depth {", ".join(RULES)}, and neither batchnorm nor model.core_width,'
-    ' kv_source, map_source, quantise.activations or a Safe embedding; got'
-    f' model.depth.rule {model.depth.rule}',
+    and not (model.sharing.map_source or model.sharing.kv_source)
   )
-  need(
-    loops(model).times > 1,
-    f'the core of {model.sharing.layer!r} does not loop, so that there is one'
-    ' depth',
-  )
-  check_repeats(model)
 
 
 def begin(model: Model, batch: int) -> Running:

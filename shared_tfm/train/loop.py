@@ -205,7 +205,10 @@ def _train(
   if diverged:
     raise Diverged(meter.longest, step, saved)
   if cut:
-    raise Interrupted(stop[0] if stop else signal.SIGTERM, step)
+    raise Interrupted(
+      stop[0] if stop else signal.SIGTERM,
+      f'after step {step}; saved, and the same command continues',
+    )
   if measured is None:
     measured = evaluate(compiled, state, dataset, t.eval_batches)
   if scored is None:
