@@ -1,14 +1,16 @@
 """What XLA makes of a gradient on an H100 that is not here.
 
 Its compiler for GPUs runs where there is none, only without trying what is
-fastest: so this counts a program's products by what they multiply, and says
-nothing of time. It asks for jax[cuda12] (or cuda13), but no driver.
+fastest: so this counts a program's products by what they multiply, its calls of
+fused attention, and its temporary memory, and says nothing of time. It asks for
+jax[cuda12] (or cuda13), but no driver.
 
 Command: [XLA_FLAGS=--xla_gpu_enable_triton_gemm=false]
   .venv/bin/python -m benchmarks.without_gpu [DTYPE ...]
 """
 
 import collections
+import itertools
 import re
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from shared_tfm import build
+from shared_tfm.layers import kernels
 
 # As XLA writes it for an H100 SXM, but for what only says how fast it is.
 H100 = """
@@ -58,49 +61,61 @@ MODEL = {
   'sharing': {'layer': 'cycle:3'},
 }
 ROWS = 8
-_CALLED = re.compile(r'custom_call_target="(__cublas[^"]*)"')
+_CALLED = re.compile(r'custom_call_target="(__cu(?:blas|dnn)[^"]*)"')
 _FUSED = re.compile(r'^%gemm_fusion\S* \((.*)\) ->', re.MULTILINE)
 
 
-def products(dtype: str, remat: str) -> collections.Counter[str]:
-  """How many products of which kind the compiled gradient of a decoder has.
+def products(
+  dtype: str, remat: str, kernel: str = 'auto'
+) -> collections.Counter[str]:
+  """What the compiled gradient of a decoder has: products by kind, and MB.
 
   Args:
     dtype: a value of `model.dtype`.
     remat: of `model.remat`.
+    kernel: of `model.attention_kernel`.
   """
   topology = topologies.get_topology_desc(
     platform='cuda', topology='1x1x1', target_config=H100
   )
   mesh = topologies.make_mesh(topology, (1,), ('all',))
   where = jax.NamedSharding(mesh, jax.P())
-  model = build({'model': {**MODEL, 'dtype': dtype, 'remat': remat}}, True)
+  given = {'dtype': dtype, 'remat': remat, 'attention_kernel': kernel}
+  model = build({'model': {**MODEL, **given}}, True)
   tokens = jax.ShapeDtypeStruct((ROWS, MODEL['max_len']), jnp.int32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)
 
   def loss(params: object, tokens: jax.Array) -> jax.Array:
     return jnp.mean(model.apply({'params': params}, tokens) ** 2)
 
-  given = jax.tree.map(
+  arrays = jax.tree.map(
     lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
     (nn.unbox(shapes)['params'], tokens),
   )
-  with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
-    traced = jax.jit(jax.grad(loss)).trace(*given)
+  with (
+    mock.patch.object(jax, 'default_backend', lambda: 'gpu'),
+    mock.patch.object(kernels, 'platform', lambda: 'cuda'),
+  ):
+    traced = jax.jit(jax.grad(loss)).trace(*arrays)
   compiled = traced.lower(lowering_platforms=('cuda',)).compile()
   text = compiled.as_text()
   found = collections.Counter(_CALLED.findall(text))
   for operands in _FUSED.findall(text):
     found['Triton, of float8' if 'f8e' in operands else 'Triton'] += 1
+  found['MB of temporaries'] = (
+    compiled.memory_analysis().temp_size_in_bytes // 10**6
+  )
   return found
 
 
 def main(dtypes: Sequence[str]) -> None:
-  """Prints a line for each dtype and policy."""
-  for dtype in dtypes or ('bfloat16', 'float8'):
-    for remat in ('none', 'dots'):
-      found = sorted(products(dtype, remat).items())
-      print(dtype, remat, *(f'{kind}: {n}' for kind, n in found), sep=', ')
+  """Prints a line for each dtype, policy and kernel."""
+  every = itertools.product(
+    dtypes or ('bfloat16', 'float8'), ('none', 'dots', 'full'), ('auto', 'xla')
+  )
+  for given in every:
+    found = sorted(products(*given).items())
+    print(*given, *(f'{kind}: {n}' for kind, n in found), sep=', ', flush=True)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,15 @@ head width, F feed-forward width, V vocabulary, E embedding width, L length.
 import math
 from typing import Any
 
-from shared_tfm.config import GATED, Config, Model, loops, shapes, sides
+from shared_tfm.config import (
+  GATED,
+  Config,
+  Model,
+  loops,
+  pruning,
+  shapes,
+  sides,
+)
 from shared_tfm.config.precision import BYTES
 from shared_tfm.sharing import levels, table
 from shared_tfm.sharing.rounding import SCALE_BYTES
@@ -209,10 +217,14 @@ def describe(config: Config) -> dict[str, Any]:
     templates; 'params', 'sharing_ratio' (applied /
     stored, layers only), 'flops_per_token', 'kv_bytes_per_token',
     'weight_bytes' (stored parameters, in float32 where they are no integers).
+    Of a config that prunes, 'params' has 'non_zero', too: what is stored and
+    not masked in the end.
   """
   model = config.model
   counts = parameters(model)
   ratio = counts.pop('layers_applied') / counts.pop('layers_stored')
+  if zeros := pruning.removed(config):
+    counts['non_zero'] = counts['stored'] - zeros
   owners: dict[str, Any] = {}
   for side, stack in sides.sides(model).items():
     at = '' if side == 'stack' else f'{side}.'

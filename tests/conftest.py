@@ -22,7 +22,15 @@ os.environ.update(
   }
 )
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
+
+
+@pytest.fixture(scope='module', autouse=True)
+def programs_are_dropped():
+  """A process may map memory 65,530 times, and a program takes several."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture(scope='session')

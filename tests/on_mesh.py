@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from shared_tfm import config as configs
-from shared_tfm.train import programs, traffic
+from shared_tfm.train import programs, prune, traffic
 from shared_tfm.train.fingerprint import fingerprint
 from shared_tfm.train.mesh import AXES
 
@@ -83,6 +83,13 @@ CASES = {
     )
     for dtype in ('bfloat16', 'float8')
   },
+  'pruned': (
+    {
+      'model': {**DECODER, 'sharing': {'layer': 'cycle:2+none@2'}},
+      'prune': {'method': 'snip', 'start': 1},
+    },
+    SOME,
+  ),
   'batchnorm': (
     {
       'model': {**DECODER, 'norm': 'batchnorm', 'sharing': {'layer': 'all'}},
@@ -128,7 +135,10 @@ def measured(fields, mesh, start=None):
   if start is None:
     start = jax.device_get(made.init(jnp.uint32(0)))
   state, losses = jax.device_put(start, made.where), []
-  for _ in range(3):
+  pruner = prune.Pruner(config, made)
+  for step in range(3):
+    if pruner.due(step):
+      state = jax.device_put(pruner.apply(state, batch), made.where)
     state, metrics = made.train(state, batch)
     losses.append(float(metrics['loss']))
     if len(losses) == 1:
@@ -143,6 +153,7 @@ def measured(fields, mesh, start=None):
     'gradients': moments,
     'params': jax.device_get(state.params),
     'hashes': [fingerprint(some), fingerprint(jax.device_get(some))],
+    'masks': jax.device_get(state.variables.get('masks', {})),
     'losses': losses,
     'eval_loss': float(sums['loss']),
     'tokens': int(metrics['tokens']),
@@ -174,6 +185,11 @@ def apart(left, right):
   return max(float(np.abs(a - b).max()) for a, b in pairs) / most
 
 
+def same(left, right):
+  """Whether two trees are equal."""
+  return jax.tree.all(jax.tree.map(np.array_equal, left, right))
+
+
 def main(case):
   """Every mesh of a case against one device; some of them both ways."""
   fields, shapes = CASES[case]
@@ -193,6 +209,7 @@ def main(case):
           'params': apart(here['params'], alone['params']),
           'losses': apart(here['losses'], alone['losses']),
           'eval_loss': abs(here['eval_loss'] / alone['eval_loss'] - 1),
+          'masks': same(here['masks'], alone['masks']),
           'tokens': [here['tokens'], alone['tokens']],
           'placed': here['placed'],
           'hashes': here['hashes'],

@@ -18,6 +18,7 @@ from shared_tfm.data.sources import squad
 from shared_tfm.errors import BadInput
 from shared_tfm.tasks import spans, squad_score
 from shared_tfm.tasks.questions import FORBIDDEN
+from shared_tfm.train import gradient
 from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 from shared_tfm.train.loop import train
@@ -438,7 +439,7 @@ def test_loss_by_hand_and_padding_changes_nothing(path, tmp_path):
   def measured(params, batch):
     def loss(params):
       total, sums, _ = model.apply(
-        {'params': params}, batch, method=steps.losses(task)
+        {'params': params}, batch, method=gradient.losses(task)
       )
       return total, sums
 

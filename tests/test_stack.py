@@ -44,9 +44,11 @@ SOME_REMAT = [
   pytest.param(*case, marks=() if case[1] == 1 else pytest.mark.slow)
   for case in REMAT
 ]
-# Float32's rounding, in the sums too that bfloat16 is rounded from. A row that
-# is wrong is off by its own size.
-TOLERANCE = {'float32': 2e-5, 'bfloat16': 2e-5}
+# Float32's rounding. A row that is wrong is off by its own size. In bfloat16 a
+# sum that is off by that much may be rounded the other way, on some processors:
+# one such number moves a leaf by a part of 2**-8. Sums in bfloat16 would be off
+# by all of it.
+TOLERANCE = {'float32': 2e-5, 'bfloat16': 2**-11}
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 8)))
 
 
@@ -140,26 +142,24 @@ def assert_close(left, right, tolerance):
 
 
 def combinations():
-  """All of them; the quick ones show every policy, and some tables once."""
-  found = []
-  for spec in SPECS:
-    for dtype in TOLERANCE:
-      for remat in REMAT:
-        for assignment in ASSIGNMENTS:
-          every_table = (dtype, remat, assignment) == (
-            'float32',
-            ('full', 1),
-            'alike',
-          )
-          every_policy = (spec, assignment) == ('cycle_rev:3', 'apart') and (
-            dtype == 'float32' or remat == ('full', 2)
-          )
-          quick = (every_table and spec in QUICK) or every_policy
-          marks = () if quick else (pytest.mark.slow,)
-          found.append(
-            pytest.param(spec, dtype, remat, assignment, marks=marks)
-          )
-  return found
+  """Each table in each dtype under each policy, and as each assignment.
+
+  Which of those meets which policy goes round; the quick ones, where they are
+  not among these, show every policy, and some tables once.
+  """
+  found = {}
+  turns = list(ASSIGNMENTS)
+  for i, spec in enumerate(SPECS):
+    for j, dtype in enumerate(TOLERANCE):
+      for k, remat in enumerate(REMAT):
+        turn = turns[(i + j + k) % len(turns)]
+        found[spec, dtype, remat, turn] = pytest.mark.slow
+  for spec in QUICK:
+    found[spec, 'float32', ('full', 1), 'alike'] = ()
+  for remat in REMAT:
+    found['cycle_rev:3', 'float32', remat, 'apart'] = ()
+  found['cycle_rev:3', 'bfloat16', ('full', 2), 'apart'] = ()
+  return [pytest.param(*case, marks=marks) for case, marks in found.items()]
 
 
 @pytest.mark.parametrize('spec,dtype,remat,assignment', combinations())

@@ -1,6 +1,8 @@
 """Batches whose tokens leave the loop at different depths."""
 
+import dataclasses
 import functools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.rows import Plan, Row, compared
+from benchmarks.rows import NotHere, Plan, Row, compared
+from benchmarks.sections import generate
 from benchmarks.turns import Run, measured
 from shared_tfm import config as configs
+from shared_tfm.config import Depth
 from shared_tfm.infer.batching import Batcher, Done, Request
 from shared_tfm.model import build
 
@@ -32,7 +36,9 @@ def rows(plan: Plan) -> Iterator[Row]:
 
   Where tokens that have left the loop wait for the deepest of their batch, over
   where they do not. Weights are random; the threshold of the criterion sets the
-  mix of depths, of which the mean is told.
+  mix of depths, of which the mean is told. 'transformers' is `generate` of the
+  exported network, which runs all loops, on batches of as many requests in the
+  order they came; a batch ends with its longest. Its time is over ours, too.
   """
   for threshold in (0.08, 0.12, 0.2)[: 1 if plan.quick else None]:
     model = {**MODEL, **(SMALL if plan.quick else {})}
@@ -48,9 +54,9 @@ def rows(plan: Plan) -> Iterator[Row]:
     assert sorted(_told(done)) == sorted(_told(found['by tokens']))
     tokens = sum(len(each.tokens) - 1 for each in done)
     loops = sum(each.loops for each in done) / max(tokens, 1)
-    yield compared(
-      f'threshold {threshold}', taken, 'by tokens', 'ours', mean_loops=loops
-    )
+    for name in list(taken)[1:]:
+      case = f'threshold {threshold}, {name}'
+      yield compared(case, taken, name, 'ours', mean_loops=loops)
 
 
 def _case(
@@ -71,6 +77,22 @@ def _case(
       found[name] = batcher.drain()
 
     yield name, run
+  all_loops = dataclasses.replace(config.model, depth=Depth())
+  try:
+    theirs = generate.exported(
+      dataclasses.replace(config, model=all_loops), variables['params']
+    )
+  except NotHere as error:
+    print(error, file=sys.stderr)
+    return
+
+  def in_batches() -> None:
+    for i in range(0, REQUESTS, ROWS):
+      these = requests[i : i + ROWS]
+      prompts = np.stack([each.prompt for each in these])
+      generate.generate(theirs, prompts, max(each.tokens for each in these))
+
+  yield 'transformers', in_batches
 
 
 def _told(done: list[Done]) -> list[tuple[int, tuple[int, ...]]]:

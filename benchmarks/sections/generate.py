@@ -38,48 +38,59 @@ def rows(plan: Plan) -> Iterator[Row]:
   A GPT-2-small whose layers share their weights; what transformers runs is its
   export, each layer with weights of its own. Prompts of 32 tokens, 64 more.
   """
-  try:
-    import torch
-    import transformers
-  except ImportError as error:
-    raise NotHere(f'{error}; `./setup.sh peers` installs it') from error
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
   model = {**MODEL, **(SMALL if plan.quick else {})}
   config = configs.cross({'model': model})
   made = build(config)
   init = jax.jit(lambda key: made.init(key, jnp.zeros((1, 1), jnp.int32)))
   params = jax.device_get(nn.unbox(init(jax.random.key(0))))
-  with tempfile.TemporaryDirectory() as folder:
-    out = Path(folder) / 'gpt2'
-    writing.write(config, params['params'], {}, out)
-    theirs = transformers.GPT2LMHeadModel.from_pretrained(out).eval()
+  theirs = exported(config, params['params'])
   for batch in (1, 16)[: 1 if plan.quick else None]:
     case = functools.partial(_case, config, params, theirs, batch)
     taken = measured(case, plan.few)
     yield compared(f'batch {batch}', taken, 'transformers', 'ours')
 
 
+def exported(config: Any, params: Any) -> Any:
+  """The same network as transformers has it, each layer with its own weights.
+
+  Raises:
+    NotHere: without PyTorch and transformers.
+  """
+  try:
+    import torch
+    import transformers
+  except ImportError as error:
+    raise NotHere(f'{error}; `./setup.sh peers` installs it') from error
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  with tempfile.TemporaryDirectory() as folder:
+    out = Path(folder) / 'gpt2'
+    writing.write(config, params, {}, out)
+    return transformers.GPT2LMHeadModel.from_pretrained(out).eval()
+
+
+def generate(theirs: Any, prompts: np.ndarray, tokens: int) -> Any:
+  """What `generate` of transformers makes of them: greedy, (B, L + tokens)."""
+  import torch
+
+  given = torch.tensor(prompts)
+  with torch.no_grad():
+    return theirs.generate(
+      given,
+      attention_mask=torch.ones_like(given),
+      do_sample=False,
+      min_new_tokens=tokens,
+      max_new_tokens=tokens,
+      pad_token_id=0,
+    )
+
+
 def _case(
   config: Any, params: Any, theirs: Any, batch: int
 ) -> Iterator[tuple[str, Run]]:
-  import torch
-
   random = np.random.default_rng(0)
   prompts = random.integers(0, config.model.vocab_size, (batch, PROMPT))
   ours = Generator(config, jax.device_put(params), prompts, TOKENS)
-  given = torch.tensor(prompts)
-
-  def run() -> Any:
-    with torch.no_grad():
-      return theirs.generate(
-        given,
-        attention_mask=torch.ones_like(given),
-        do_sample=False,
-        min_new_tokens=TOKENS,
-        max_new_tokens=TOKENS,
-        pad_token_id=0,
-      )
-
+  run = functools.partial(generate, theirs, prompts, TOKENS)
   same = (run().numpy() == ours.run())[:, PROMPT:].mean()
   assert same > 0.9, f'only {same:.0%} of the tokens are the same'
   yield 'ours', ours.run

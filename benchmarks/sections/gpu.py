@@ -33,6 +33,11 @@ QUICK = {
 ROWS = 8  # of 2048 tokens
 SQUARE = 16_384  # what large products are of
 REMATS = 'none', 'dots', 'full'
+VARIANTS: dict[str, dict[str, Any]] = {
+  '': {},
+  ', float8': {'dtype': 'float8'},
+  ', XLA': {'attention_kernel': 'xla'},
+}
 
 
 def rows(plan: Plan) -> Iterator[Row]:
@@ -46,8 +51,9 @@ def rows(plan: Plan) -> Iterator[Row]:
   16,384 that take turns with the steps. 'PyTorch' is the same decoder by
   torch.compile, scaled_dot_product_attention and autocast, its time over ours:
   above 1 we are faster. 'float8' is our own step in bfloat16 over that of
-  model.dtype=float8: above 1 eight bits are faster. What does not fit into
-  memory is left out.
+  model.dtype=float8: above 1 eight bits are faster. 'attention' is it with
+  attention by XLA over it with the fused one: above 1 that is faster. What does
+  not fit into memory is left out.
   """
   if jax.default_backend() != 'gpu' and not plan.quick:
     raise NotHere('no GPU here')
@@ -71,6 +77,8 @@ def rows(plan: Plan) -> Iterator[Row]:
         yield compared(f'{case}, PyTorch', taken, 'PyTorch', who)
       if (eight := f'{who}, float8') in taken:
         yield compared(f'{case}, float8', taken, who, eight)
+      if (plain := f'{who}, XLA') in taken:
+        yield compared(f'{case}, attention', taken, plain, who)
 
 
 def _contenders(
@@ -83,9 +91,8 @@ def _contenders(
     multiply = jax.jit(jnp.matmul)
     yield 'products', lambda: jax.block_until_ready(multiply(a, a))
     for remat in REMATS:
-      for who, dtype in (('', 'bfloat16'), (', float8', 'float8')):
-        given = {**model, 'remat': remat, 'dtype': dtype}
-        made = ours.programs(given, ROWS)
+      for who, changes in VARIANTS.items():
+        made = ours.programs({**model, 'remat': remat, **changes}, ROWS)
         run = _lazily(lambda made=made: ours.step(made))
         yield f'ours, {remat}{who}', run
     try:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from shared_tfm import files
 from shared_tfm.config import Config
 from shared_tfm.errors import need
-from shared_tfm.train import log, runs
+from shared_tfm.train import log, prune, runs
 from shared_tfm.train.checkpoint import Checkpoints
 from shared_tfm.train.programs import programs
 from shared_tfm.train.state import State
@@ -83,7 +83,9 @@ def begin(
   check(workdir)
   with files.made(workdir) as part:
     state, known = make(part)
-    loss = known['losses'].get('converted')
+    # The best is one of those that are pruned as they are to be.
+    pruned = prune.Pruner(config, None).done(state)
+    loss = known['losses'].get('converted') if pruned else None
     with runs.claimed(part, config):
       checkpoints = Checkpoints(part / runs.CHECKPOINTS, config.train.keep)
       checkpoints.save(0, state, _POSITION, loss)

@@ -36,6 +36,19 @@ def add_flags(
   )
   add('--products', default='svd', help='of low rank: svd, or zero')
   add('--seed', type=int, default=0, help='of what is drawn')
+  add(
+    '--prune',
+    default='',
+    metavar='KIND:AMOUNT',
+    help='what is taken away first: magnitude:0.5, 2:4, heads:2, neurons:0.5,'
+    ' visits:3',
+  )
+  add(
+    '--score',
+    default='',
+    help='heads and neurons by magnitude or gradient, visits by similarity or'
+    ' loss',
+  )
   add('--optimizer_state', action='store_true', help='its moments come along')
   add(
     '--quantise',
@@ -65,6 +78,8 @@ def convert(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     args.products,
     args.seed,
     args.optimizer_state,
+    args.prune,
+    args.score,
     args.calibrate,
   )
   overrides = [*_rounding(args), *overrides]

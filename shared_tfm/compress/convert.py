@@ -33,9 +33,11 @@ _FREE = {
   'sharing_decoder',
   'shared_gradient',
   'tables',
+  'masked',
   'dropout',
   'core_dropout',
   'dtype',
+  'attention_kernel',
   'remat',
   'remat_group',
   'logits_mb',
@@ -177,5 +179,6 @@ def counted(config: Config) -> dict[str, Any]:
     'owners': described['owners'],
     'stored_params': described['params']['stored'],
     'applied_params': described['params']['applied'],
+    'flops_per_token': described['flops_per_token']['forward'],
     'weight_bytes': described['weight_bytes'],
   }

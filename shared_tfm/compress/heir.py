@@ -11,13 +11,13 @@ import jax.numpy as jnp
 
 from shared_tfm import config as configs
 from shared_tfm import config_file, files, tasks
-from shared_tfm.compress import begin, convert, moments, sources
+from shared_tfm.compress import begin, convert, moments, pruning, sources
 from shared_tfm.compress.calibrate import calibrated
-from shared_tfm.config import Config
+from shared_tfm.config import Config, Prune
 from shared_tfm.data import tokenizers
 from shared_tfm.errors import BadInput, need, unknown
 from shared_tfm.layers.ranges import RANGES
-from shared_tfm.train import hosts, loop, runs, step
+from shared_tfm.train import hosts, loop, prune, runs, step
 from shared_tfm.train.programs import evaluate, programs
 from shared_tfm.train.state import State
 
@@ -29,6 +29,7 @@ class Asked:
   """What a conversion is asked for; see `convert.convert`.
 
   With `optimizer_state`, the optimizer's moments come along; see moments.py.
+  What `prune` and `score` take away is gone first; see pruning.py.
   `calibrate` is how many batches the ranges of activations are taken from; 0:
   they are where the weights are from.
   """
@@ -39,6 +40,8 @@ class Asked:
   products: str = 'svd'
   seed: int = 0
   optimizer_state: bool = False
+  prune: str = ''
+  score: str = ''
   calibrate: int = 0
 
 
@@ -71,17 +74,33 @@ def make(
   if asked.init not in convert.STARTS:
     raise unknown('--init', asked.init, convert.STARTS)
   need(not hosts.several(), 'a conversion is made by one process')
-  config = _config(sources.config(Path(asked.source)), sharing, overrides)
+  smaller, told = _smaller(asked)
+  base = smaller.config if smaller else sources.config(Path(asked.source))
+  config = _config(pruning.masks(base, asked.prune), sharing, overrides)
   if tune:
     step.check(config)
   known = _begun(workdir, asked, config) if tune else None
   if known is None:
     begin.check(workdir)
-    known = _made(asked, workdir, config, tune)
+    known = _made(asked, workdir, config, tune, smaller, told)
   if tune:
     known = _tuned(workdir, config, known)
   files.replace(workdir / MARKDOWN, text(known))
   return known
+
+
+def _smaller(asked: Asked) -> tuple[sources.Source | None, dict[str, Any]]:
+  """The network that is converted, where something is taken out of it."""
+  kind = pruning.parse(asked.prune)[0] if asked.prune else ''
+  need(
+    not asked.score or kind in pruning.SCORES,
+    f'--score is for --prune of {", ".join(pruning.SCORES)}, got'
+    f' {asked.score!r} and {asked.prune!r}',
+  )
+  if kind not in pruning.SCORES:
+    return None, {}
+  source = sources.load(Path(asked.source), asked.checkpoint)
+  return pruning.smaller(source, asked.prune, asked.score)
 
 
 def _config(config: Config, sharing: str, overrides: Sequence[str]) -> Config:
@@ -114,10 +133,16 @@ def _begun(
 
 
 def _made(
-  asked: Asked, workdir: Path, config: Config, tune: bool
+  asked: Asked,
+  workdir: Path,
+  config: Config,
+  tune: bool,
+  smaller: sources.Source | None,
+  told: dict[str, Any],
 ) -> dict[str, Any]:
   """Converts, and makes the folder."""
-  source = sources.load(Path(asked.source), asked.checkpoint)
+  given = sources.load(Path(asked.source), asked.checkpoint)
+  source = smaller or given
   convert.check(source.config.model, config.model)
   need(
     not asked.optimizer_state
@@ -141,8 +166,10 @@ def _made(
         losses[name] = found['loss']
 
     if tune:
-      donor = dataclasses.replace(config, model=source.config.model)
-      state = begin.state_of(donor, source.params, source.variables)
+      donor = dataclasses.replace(
+        config, model=given.config.model, prune=Prune()
+      )
+      state = begin.state_of(donor, given.params, given.variables)
       measure('donor', donor, state)
     fresh = programs(config).init(jnp.uint32(config.train.seed)).params
     fitted = convert.convert(
@@ -158,18 +185,22 @@ def _made(
     state = begin.state_of(config, fitted.params, source.variables)
     if asked.optimizer_state:
       state = state.replace(opt_state=_moments(source, config, state.opt_state))
+    if config.prune.method != 'none' and asked.prune:
+      state = prune.cut(config, state, config.prune.sparsity)
+      told.update(prune.concluded(config, state))
     if dataset and asked.calibrate:
       state = calibrated(config, state, dataset, asked.calibrate)
     measure('converted', config, state)
     return state, {
       'asked': dataclasses.asdict(asked),
       'donor_step': source.step,
-      'donor': convert.counted(source.config),
+      'donor': convert.counted(given.config),
       'converted': convert.counted(config),
       'exact': fitted.exact,
       'largest_weight_difference': fitted.largest,
       'relative_errors': fitted.errors,
       'losses': losses,
+      'pruned': told,
     }
 
   return begin.begin(workdir, config, made)
@@ -217,7 +248,7 @@ def _tuned(
 
 def text(known: Mapping[str, Any]) -> str:
   """What is known, to be read: a table in Markdown."""
-  rows = [('', 'stored', 'applied', 'loss')]
+  rows = [('', 'stored', 'applied', 'FLOPs/token', 'loss')]
   for name in ('donor', 'converted', 'tuned'):
     sizes = known['donor' if name == 'donor' else 'converted']
     loss = known['losses'].get(name)
@@ -227,6 +258,7 @@ def text(known: Mapping[str, Any]) -> str:
           name,
           f'{sizes["stored_params"]:,}',
           f'{sizes["applied_params"]:,}',
+          f'{sizes["flops_per_token"]:,}',
           '-' if loss is None else f'{loss:.4f}',
         )
       )
@@ -244,6 +276,10 @@ def text(known: Mapping[str, Any]) -> str:
       f'weights are off by at most {known["largest_weight_difference"]:.3g};'
       f' relative errors: {errors}'
     )
+  if known['pruned']:
+    facts = known['pruned'].items()
+    told = ', '.join(f'{k} {v}' for k, v in facts if k != 'scores')
+    said = f'without {known["asked"]["prune"]} ({told}); {said}'
   if 'steps' in known:
     said += f'; tuned for {known["steps"]:,} steps, {known["tokens"]:,} tokens'
   return '\n'.join([*lines, '', said, ''])

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from shared_tfm.compress.hugging_face import reading
-from shared_tfm.config import Config
-from shared_tfm.train import loop, runs
+from shared_tfm.config import Config, pruning
+from shared_tfm.train import loop, prune, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Source:
 
 
 def config(folder: Path) -> Config:
-  """The config of the network in a folder.
+  """The config of the network in a folder; its zeros are no longer masks.
 
   Raises:
     BadInput: there is none that can be read.
   """
   if reading.is_theirs(folder):
     return reading.config_of(folder)
-  return runs.read_config(folder)
+  return pruning.without(runs.read_config(folder))
 
 
 def load(folder: Path, which: str = 'best') -> Source:
@@ -55,11 +55,12 @@ def load(folder: Path, which: str = 'best') -> Source:
     own, params = reading.read(folder)
     return Source(folder, own, params, {})
   own, state = loop.load(folder, which)
+  fixed, params, variables = prune.baked(own, state)
   return Source(
     folder,
-    own,
-    state.params,
-    state.variables,
+    fixed,
+    params,
+    variables,
     state.opt_state,
     int(state.step),
   )

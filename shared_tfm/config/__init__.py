@@ -33,6 +33,7 @@ from shared_tfm.config.training import (
   Data,
   Mesh,
   Optimizer,
+  Prune,
   Task,
   Train,
 )
@@ -50,6 +51,7 @@ __all__ = [
   'Mesh',
   'Model',
   'Optimizer',
+  'Prune',
   'Quantise',
   'Sharing',
   'Task',

@@ -6,6 +6,7 @@ from shared_tfm.config import (
   fitting,
   loops,
   parallel,
+  pruning,
   ranges,
   shapes,
   sides,
@@ -31,6 +32,7 @@ def checked(config: Config) -> Config:
   if config.adapt.method != 'none':
     model = dataclasses.replace(config.model, tables='state')
     config = dataclasses.replace(config, model=model)
+  config = pruning.derived(config)
   length = config.data.seq_len or config.model.max_len
   data = dataclasses.replace(
     config.data, seq_len=length, source_len=config.data.source_len or length
@@ -40,6 +42,7 @@ def checked(config: Config) -> Config:
   _check_model(config.model)
   _check_training(config)
   _check_adapting(config)
+  pruning.check(config)
   parallel.check(config)
   return config
 

@@ -30,6 +30,7 @@ CHOICES = {
   'model.pool': ('first', 'last', 'mean'),
   'model.residual_scale': ('none', 'depth'),
   'model.shared_gradient': ('sum', 'mean', 'owner'),
+  'model.attention_kernel': ('auto', 'xla', 'cudnn', 'splash'),
   'model.remat': ('auto', 'none', 'full', 'dots'),
   'model.experts.style': ('moeut', 'sut'),
   'model.depth.rule': (
@@ -73,6 +74,9 @@ CHOICES = {
     'q_network',
     'merge',
   ),
+  'prune.method': ('none', 'magnitude', 'snip', 'movement'),
+  'prune.schedule': ('once', 'cubic', 'adaptive'),
+  'prune.scope': ('global', 'tensor'),
   'optimizer.name': ('adamw', 'adafactor', 'lion', 'lamb', 'muon'),
   'optimizer.schedule': (
     'constant',

@@ -212,6 +212,8 @@ class Model:
   residual_scale: str = 'none'  # depth: sublayers add y / sqrt(2 N)
   shared_gradient: str = 'sum'  # of a row's visits: sum, mean, owner's only
   tables: str = 'fixed'  # state: in the train state, as `adapt` needs it
+  masked: str = ''  # parts with masks in the train state, as `prune` needs it
+  attention_kernel: str = 'auto'  # what attends; see layers/kernels.py
   remat: str = 'auto'  # what backward recomputes; see model/visit.py
   remat_group: int = 1  # keep only every k-th layer input, recompute the rest
   logits_mb: int = 256  # MiB held at once by a loss; more is made in pieces

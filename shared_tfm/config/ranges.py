@@ -34,6 +34,8 @@ _MAY_BE_ZERO = {
   'train.seed',
   'train.visit_gradients_every',
   'adapt.step',
+  'prune.start',
+  'prune.end',
   'data.max_bytes',
   'data.stride',
   'task.max_decode',
@@ -55,6 +57,7 @@ _BELOW_ONE = {
   'task.label_smoothing',
   'model.depth.halt_epsilon',
   'data.mask_rate',
+  'prune.sparsity',
   'optimizer.b1',
   'optimizer.b2',
 }

@@ -86,6 +86,22 @@ class Adapt:
 
 
 @dataclasses.dataclass(frozen=True)
+class Prune:
+  """Weights that are masked while a model trains; see train/prune.py."""
+
+  method: str = 'none'  # what a weight is scored by
+  sparsity: float = 0.0  # what is masked in the end; 0: by `pattern`, or half
+  schedule: str = 'once'  # at `start`; cubic: until `end`; adaptive: by losses
+  start: int = 0  # updates before the first masks
+  end: int = 0  # ... and before the last; 0: three quarters of the run
+  every: int = 10  # updates from masks to masks
+  scope: str = 'global'  # all are ranked together; tensor: each row's tensor
+  pattern: str = ''  # N:M, 2:4 say: of M inputs in a row N are kept
+  only: str = ''  # components or parts, with commas between; empty: all
+  tolerance: float = 0.01  # adaptive: by which a loss may stay larger
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
   """Where text comes from and how it becomes batches."""
 
@@ -157,5 +173,6 @@ class Config:
   train: Train = Train()
   mesh: Mesh = Mesh()
   adapt: Adapt = Adapt()
+  prune: Prune = Prune()
   data: Data = Data()
   task: Task = Task()

@@ -99,6 +99,7 @@ class Attention(nn.Module):
       kv[1],
       mask=None if mask_BL is None else mask_BL[:, None, None, :],
       is_causal=self.model.causal,
+      kernel=self.model.attention_kernel,
     )
     return mixed_BLHK, Left(kv=kv)
 
@@ -125,6 +126,7 @@ class Attention(nn.Module):
       joined(kv[0], past.made[0]),
       joined(kv[1], past.made[1]),
       mask=seen_BLRL.reshape(b, 1, length, -1),
+      kernel=self.model.attention_kernel,
     )
 
   def _attend_by_map(

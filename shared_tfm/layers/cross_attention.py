@@ -40,6 +40,7 @@ class CrossAttention(Attention):
       self._heads(self.key(memory_BSD)),
       self._heads(self.value(memory_BSD)),
       mask=None if mask_BS is None else mask_BS[:, None, None, :],
+      kernel=self.model.attention_kernel,
     )
     return self.out(mixed_BLHK.reshape(*x_BLD.shape[:2], -1)), Left()
 

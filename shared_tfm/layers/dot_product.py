@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from shared_tfm.layers import kernels
+
 NEVER = -1e30  # a score, in float32, that softmax turns into 0
 
 
@@ -38,16 +40,36 @@ def attend(
   v_BMGK: jax.Array,
   mask: jax.Array | None = None,
   is_causal: bool = False,
+  kernel: str = 'auto',
 ) -> jax.Array:
   """Mixes values: (B, L, H, K). As `jax.nn.dot_product_attention`.
 
-  Which it is but in float16: there that asks for a product that XLA has neither
-  on a CPU nor on a TPU.
+  Which it is, or a TPU's kernel, but in float16 where it is not fused: there
+  that asks for a product that XLA has neither on a CPU nor on a TPU.
+
+  Args:
+    q_BLHK: queries.
+    k_BMGK: keys, G of which divides H.
+    v_BMGK: values.
+    mask: where a position may attend; it broadcasts to (B, H, L, M).
+    is_causal: whether positions see only those up to their own.
+    kernel: `model.attention_kernel`.
+
+  Raises:
+    BadInput: see `kernels.choose`.
   """
-  if q_BLHK.dtype != jnp.float16:
+  by = kernels.choose(kernel, q_BLHK, k_BMGK, mask, is_causal)
+  if by == 'splash':
+    return kernels.splash(q_BLHK, k_BMGK, v_BMGK, mask, is_causal)
+  if by == 'cudnn' or q_BLHK.dtype != jnp.float16:
     library: Any = jax.nn.dot_product_attention
     found: jax.Array = library(
-      q_BLHK, k_BMGK, v_BMGK, mask=mask, is_causal=is_causal
+      q_BLHK,
+      k_BMGK,
+      v_BMGK,
+      mask=mask,
+      is_causal=is_causal,
+      implementation=by,
     )
     return found
   (b, length, h, _), m = q_BLHK.shape, k_BMGK.shape[1]

@@ -18,6 +18,7 @@ from shared_tfm.layers.width import Resize, Safe
 from shared_tfm.model import kept as keeping
 from shared_tfm.model.depth import Controls, Ran
 from shared_tfm.model.stack import Stack, layout
+from shared_tfm.sharing import masks
 
 
 class Outputs(flax.struct.PyTreeNode):
@@ -117,7 +118,8 @@ class Backbone(nn.Module):
       memory_BSD = encoded.hidden_XBLD[-1]
       losses, metrics = encoded.losses, encoded.metrics
     if encodes:
-      lender = nn.unbox(self.encoder.variables['params'])
+      there = self.encoder.variables
+      lender = masks.applied(nn.unbox(there['params']), there.get('masks', {}))
     context = Context(positions_BL, mask_BL, memory_BSD, source_mask_BS)
     kept = None if kept is None else dict(kept)
     if self.model.family == 'vision':

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from shared_tfm.config import Model, shapes
+from shared_tfm.config import Model, pruning, shapes
 from shared_tfm.config.loops import is_plain
 from shared_tfm.config.shapes import components, mixes
 from shared_tfm.layers.context import Context
@@ -34,7 +34,7 @@ from shared_tfm.model import (
   visit,
 )
 from shared_tfm.model.kept import Kept
-from shared_tfm.sharing import bank, links, narrow, quantise
+from shared_tfm.sharing import bank, links, masks, narrow, quantise
 from shared_tfm.sharing.component import Component
 
 
@@ -75,7 +75,7 @@ class Stack(nn.Module):
     m = self.model
     layer = Layer(m, self.train, parent=None)
     found, leaves = components(m), layout(m)
-    stored = self._bank(found, leaves)
+    stored = self._masked(self._bank(found, leaves))
     if lender is not None:
       stored = bank.borrowed(stored, lender, found, leaves)
     tables = self._tables(found)
@@ -182,6 +182,17 @@ class Stack(nn.Module):
         'mix', lambda key: bank.init_mix(found, leaves, key)
       )
     return stored
+
+  def _masked(self, stored: dict[str, Any]) -> dict[str, Any]:
+    """The bank, masked; masks are state, and begin with letting all through."""
+    names = self.model.masked
+    masked = functools.partial(pruning.masked, names)
+    found = {}
+    for group in stored if names else ():
+      if start := masks.ones(stored[group], masked):
+        kept: Any = self.variable('masks', group, lambda start=start: start)
+        found[group] = kept.value
+    return masks.applied(stored, found)
 
   def _collections(self, layer: Layer) -> dict[str, Any]:
     """Declares every other collection of a layer, with a slot per visit."""

@@ -17,7 +17,7 @@ from shared_tfm.config import Model, Sharing, sides
 from shared_tfm.config.loops import loops
 from shared_tfm.config.shapes import components
 from shared_tfm.model.stack import layout, rounded
-from shared_tfm.sharing import bank, links
+from shared_tfm.sharing import bank, links, masks
 
 
 def untied(model: Model) -> Model:
@@ -38,6 +38,7 @@ def untied(model: Model) -> Model:
     sharing_decoder=Sharing(layer='', **theirs),
     shared_gradient='sum',
     tables='fixed',
+    masked='',
     depth=depth,
     quantise=dataclasses.replace(
       model.quantise, weights='none', store='float32'
@@ -51,7 +52,8 @@ def spread(model: Model, params: Any, variables: Any) -> Any:
   Args:
     model: any network.
     params: its parameters.
-    variables: its other collections, of which 'tables' is read if it is there.
+    variables: its other collections, of which 'tables' and 'masks' are read if
+      they are there.
   """
   found = dict(params)
   whole = sides.stacks(untied(model))
@@ -74,7 +76,9 @@ def of_visits(
   """
   found, lender = {}, None
   for name, side in sides.stacks(model).items():
-    stored = params[name]
+    stored = masks.applied(
+      params[name], variables.get('masks', {}).get(name, {})
+    )
     if lender is not None:
       stored = bank.borrowed(stored, lender, components(side), layout(side))
     lender = stored

@@ -21,6 +21,7 @@ def render(config: Config, described: dict[str, Any]) -> str:
   rows = {
     **_depth(config.model),
     'stored parameters': f'{params["stored"]:,}',
+    **_pruned(config, params),
     'applied parameters': f'{params["applied"]:,}',
     'embedding / non-embedding': (
       f'{params["embedding"]:,} / {params["non_embedding"]:,}'
@@ -34,6 +35,15 @@ def render(config: Config, described: dict[str, Any]) -> str:
   width = max(map(len, rows))
   counts = '\n'.join(f'{name:<{width}}  {text}' for name, text in rows.items())
   return f'{owners}\n\n{counts}'
+
+
+def _pruned(config: Config, params: dict[str, int]) -> dict[str, str]:
+  """How many parameters are not zero, where some will be masked."""
+  if 'non_zero' not in params:
+    return {}
+  p = config.prune
+  share = f'sparsity {p.sparsity:g} by {p.method}, {p.schedule}'
+  return {'non-zero parameters': f'{params["non_zero"]:,} ({share})'}
 
 
 def _depth(model: Model) -> dict[str, str]:

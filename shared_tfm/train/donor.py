@@ -19,7 +19,7 @@ from shared_tfm import accounting, tasks
 from shared_tfm.config import Config
 from shared_tfm.errors import need
 from shared_tfm.train import mesh as meshes
-from shared_tfm.train import runs
+from shared_tfm.train import prune, runs
 from shared_tfm.train import state as states
 from shared_tfm.train.checkpoint import Checkpoints
 from shared_tfm.train.programs import Programs
@@ -92,7 +92,8 @@ def start(
   mesh = meshes.make(config)  # on which that run need not have been
   given = checkpoints.load('best', Programs(donor, mesh).shapes)
   checkpoints.close()
-  there = _flat({'params': given.params, **given.variables})
+  _, params, variables = prune.baked(donor, given)
+  there = _flat({'params': params, **variables})
   tree = {'params': state.params, **state.variables}
   ours = _flat(tree)
   leaves = [there[name] if name in names else ours[name] for name in ours]
@@ -102,7 +103,7 @@ def start(
     'donor_step': int(given.step),
     'taken': _groups(names),
     'taken_params': sum(ours[n].size for n in names if n[0] == 'params'),
-    'fresh': _groups(ours.keys() - names),
+    'fresh': _groups({n for n in ours if n[0] not in prune.OURS} - names),
     'left': _groups(there.keys() - names),
   }
   logger.warning(
@@ -156,7 +157,7 @@ def _matched(config: Config, donor: Config) -> set[Names]:
         f'{where} has {".".join(name[1:])} of shape {there[name]}, and this run'
         f' {ours[name]}',
       )
-    elif goes_on or name[1:3] != SCORE:
+    elif name[0] not in prune.OURS and (goes_on or name[1:3] != SCORE):
       names.add(name)
   need(
     any(name[1] in ('stack', 'encoder') for name in names),

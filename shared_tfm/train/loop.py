@@ -13,7 +13,7 @@ from shared_tfm.config import Config
 from shared_tfm.data import Dataset
 from shared_tfm.errors import Diverged, Interrupted, need
 from shared_tfm.tasks import prepare
-from shared_tfm.train import adapt, donor, frozen, hosts, runs
+from shared_tfm.train import adapt, donor, frozen, hosts, prune, runs
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train import step as steps
 from shared_tfm.train.checkpoint import Checkpoints
@@ -72,6 +72,11 @@ def _train(
     f'adapt.method {config.adapt.method} changes tables in one process, and'
     ' here are several',
   )
+  need(
+    config.prune.method == 'none' or not hosts.several(),
+    f'prune.method {config.prune.method} makes masks in one process, and here'
+    ' are several',
+  )
   share = meshes.share(meshes.make(config))
   dataset = dataset or hosts.in_turn(lambda: prepare(config, workdir, *share))
   data = dataset.train(t.seed)
@@ -84,6 +89,7 @@ def _train(
   # is taken where there is one, and only else a fresh state.
   compiled = programs(config)
   adapter = adapt.Adapter(config, compiled)
+  pruner = prune.Pruner(config, compiled)
   step_program = compiled.train  # compiled here, not on the meter's clock
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, t.keep)
   held.callback(checkpoints.close)
@@ -124,6 +130,9 @@ def _train(
       checkpoints.check()
       read = next(data)
       batch = compiled.put_share(read)
+      if pruner.due(step - 1):
+        with meter.paused():
+          state = jax.device_put(pruner.apply(state, batch), compiled.where)
       state, metrics = step_program(state, batch)
       meter.add(metrics)
       bar.update(1)
@@ -166,7 +175,8 @@ def _train(
       owed |= due(step, t.checkpoint_every, t.num_steps)
       if owed or ending:
         with meter.paused():
-          loss = measured['loss'] if measured else None
+          # The best is one of those that are pruned as they are to be.
+          loss = measured['loss'] if measured and pruner.done(state) else None
           position = {
             'data': data.get_state(),
             'tokens': meter.total(),
@@ -212,6 +222,7 @@ def _train(
       'peak_memory_bytes': compiled.peak_bytes,
       'skipped': int(state.skipped),
       **frozen.concluded(config, state),
+      **prune.concluded(config, state),
     },
   )
 

@@ -163,13 +163,13 @@ def of_params(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def of_moments(state: Any, params: Any, shardings: Any) -> Any:
-  """The shardings of an optimizer's state.
+  """The shardings of what is kept beside parameters: moments, masks.
 
-  What it keeps in a parameter's place and shape lives where that does; all else
-  is whole everywhere.
+  What is in a parameter's place and shape lives where that does; all else is
+  whole everywhere.
 
   Args:
-    state: the optimizer's, abstract.
+    state: an optimizer's say, abstract.
     params: the parameters, abstract.
     shardings: theirs.
   """

@@ -14,7 +14,7 @@ from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.data import Dataset
 from shared_tfm.errors import need
-from shared_tfm.train import hosts, remat, visits
+from shared_tfm.train import gradient, hosts, remat, visits
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
@@ -184,6 +184,12 @@ class Programs:
     """(state, batch) -> cosines between visits' gradients, by component."""
     measure = visits.visit_cosines(remat.under(self.config, self.remat))
     return self._shaped(measure, out_shardings=self._whole)
+
+  @functools.cached_property
+  def gradient(self) -> Any:
+    """(state, batch) -> the mean gradient, where parameters are."""
+    step = gradient.measured(remat.under(self.config, self.remat))
+    return self._shaped(step, trains=True, out_shardings=self.where.params)
 
   @property
   def _whole(self) -> jax.sharding.NamedSharding:

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from shared_tfm import tasks
 from shared_tfm.config import Config
 from shared_tfm.model import build
-from shared_tfm.train import loss_scale, optimizer
+from shared_tfm.train import loss_scale, optimizer, prune
 from shared_tfm.train import mesh as meshes
 
 
@@ -23,7 +23,8 @@ class State(flax.struct.PyTreeNode):
     step: updates done.
     params: the parameter tree; inside 'stack', leaves have a row per owner.
     variables: other collections of the model, such as 'batch_stats'; inside
-      'stack', leaves have a slot per visit.
+      'stack', leaves have a slot per visit, and 'masks' a row per owner. And
+      'pruning', what masks are made of; see prune.py.
     opt_state: the optimizer's.
     skipped: micro-batches dropped because their gradient was not finite.
     streak: how many of them were the last ones, in a row.
@@ -56,6 +57,7 @@ def initial(config: Config, seed: jax.Array) -> State:
   init_key, key = jax.random.split(jax.random.key(seed))
   variables = nn.unbox(boxed(config, init_key))
   params = variables.pop('params')
+  variables |= prune.initial(config.prune, variables.get('masks', {}), params)
   return State(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -83,5 +85,8 @@ def shardings(config: Config, mesh: jax.sharding.Mesh) -> State:
   whole = NamedSharding(mesh, PartitionSpec())
   return jax.tree.map(lambda _: whole, state).replace(
     params=where,
-    opt_state=meshes.of_moments(state.opt_state, state.params, where),
+    **{
+      name: meshes.of_moments(getattr(state, name), state.params, where)
+      for name in ('opt_state', 'variables')
+    },
   )

@@ -19,9 +19,9 @@ from shared_tfm.model import Transformer
 from shared_tfm.model.stack import layout
 from shared_tfm.model.untied import spread, untied
 from shared_tfm.sharing.adaptive import cosines
-from shared_tfm.train import loss_scale
+from shared_tfm.train import loss_scale, prune
+from shared_tfm.train.gradient import Batch, losses
 from shared_tfm.train.state import State
-from shared_tfm.train.step import Batch, losses
 
 
 def visit_gradients(config: Config) -> Callable[[State, Batch], Any]:
@@ -39,7 +39,8 @@ def visit_gradients(config: Config) -> Callable[[State, Batch], Any]:
 
   def loss(params: Any, state: State, batch: Batch) -> jax.Array:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    others = {k: v for k, v in state.variables.items() if k != 'tables'}
+    read = ('tables', *prune.OURS)
+    others = {k: v for k, v in state.variables.items() if k not in read}
     (total, _, _), _ = model.apply(
       {'params': params, **others},
       batch,

@@ -13,9 +13,14 @@ import numpy as np
 import tqdm
 
 from shared_tfm.train import hosts
-from shared_tfm.train.step import Metrics
+from shared_tfm.train.gradient import Metrics
 
-LATEST = {'learning_rate', 'loss_scale', 'skipped'}  # no means are logged
+LATEST = {
+  'learning_rate',
+  'loss_scale',
+  'skipped',
+  'sparsity',
+}  # no means are logged
 
 
 def due(step: int, every: int, last: int) -> bool:
