@@ -13,6 +13,7 @@ import pytest
 import test_cache
 import test_cli
 from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file
 from test_cli import refused, said
 from test_stack import score
 
@@ -500,16 +501,20 @@ def test_other_loops_have_no_ranges():
 # The verbs.
 
 
+def scored(capsys, folder):
+  words = 'evaluate', f'--workdir={folder}', '--json'
+  return json.loads(said(capsys, *words))['loss']
+
+
+MAKE = 'convert', '--from=run', '--quantise=int8'
+
+
 def test_a_run_in_integers(run, capsys):
-  """Made, scored, written with, exported, widened again; and not trained."""
-
-  def loss(folder):
-    words = 'evaluate', f'--workdir={folder}', '--json'
-    return json.loads(said(capsys, *words))['loss']
-
-  make = 'convert', '--from=run', '--quantise=int8'
-  said(capsys, *make, '--workdir=eight')
-  assert loss('eight') == pytest.approx(loss('run'), abs=2e-3)
+  """It is made, takes fewer bytes, scores as before, and is not trained."""
+  said(capsys, *MAKE, '--workdir=eight')
+  assert scored(capsys, 'eight') == pytest.approx(
+    scored(capsys, 'run'), abs=2e-3
+  )
   config, state = loop.load('eight')
   assert config.model.quantise.integers
   kernel = state.params['stack']['rows']['attention']['query']['kernel']
@@ -520,34 +525,6 @@ def test_a_run_in_integers(run, capsys):
   assert known['converted']['weight_bytes'] == held_bytes
   assert known['converted']['weight_bytes'] < known['donor']['weight_bytes']
   assert 0 < known['relative_errors']['attention'] < 0.01
-
-  text = said(
-    capsys,
-    *('generate', '--workdir=eight', '--prompt=every', '--tokens=4'),
-  )
-  assert text.startswith('every')
-  told = json.loads(
-    said(capsys, 'export', '--from=eight', '--to=stablehlo', '--out=out')
-  )
-  assert told['bytes']['weights.safetensors'] < 1.2 * held_bytes + 8192
-  program = jax.export.deserialize(
-    bytearray((run.parent / 'out/program.bin').read_bytes())
-  )
-  from safetensors.numpy import load_file
-
-  weights = load_file(run.parent / 'out/weights.safetensors')
-  tokens = jnp.asarray(TOKENS, jnp.int32)
-  np.testing.assert_allclose(
-    program.call(weights, {'tokens_BL': tokens}),
-    build(config).apply({'params': state.params}, tokens),
-    atol=1e-5,
-  )
-
-  floats = '--config.model.quantise.cache=int8', '--quantise=none'
-  said(capsys, 'convert', '--from=eight', '--workdir=wide', *floats)
-  assert loss('wide') == pytest.approx(loss('eight'), abs=1e-6)
-  assert not loop.load('wide')[0].model.quantise.integers
-
   line = refused(capsys, run.parent, 'train', '--workdir=eight')
   assert line == (
     'model.quantise.store integers is not trained: take float32, which trains'
@@ -563,15 +540,55 @@ def test_a_run_in_integers(run, capsys):
     'train.init_from eight holds integers, which are not passed on: convert it'
     ' to float32'
   )
-  line = refused(capsys, run.parent, *make, '--workdir=a', '--activations=int8')
-  assert line == (
+
+
+def test_what_convert_refuses(run, capsys):
+  def line(*words):
+    return refused(capsys, run.parent, *words, '--workdir=a')
+
+  assert line(*MAKE, '--activations=int8') == (
     '--activations=int8 needs --calibrate=BATCHES, for run has no ranges of'
     ' activations'
   )
-  line = refused(capsys, run.parent, *make, '--workdir=a', '--calibrate=2')
-  assert line == '--calibrate 2 is for --activations=int8, got none'
-  line = refused(capsys, run.parent, *make[:2], '--workdir=a', '--quantise=8')
-  assert line.endswith("got '8'")
+  assert line(*MAKE, '--calibrate=2') == (
+    '--calibrate 2 is for --activations=int8, got none'
+  )
+  assert line(*MAKE[:2], '--quantise=8').endswith("got '8'")
+  assert 'is not trained' in line(
+    *MAKE, '--tune', '--config.model.quantise.store=integers'
+  )
+
+
+@pytest.mark.slow
+def test_what_becomes_of_a_run_in_integers(run, capsys):
+  """It writes, is exported, and is widened again."""
+  said(capsys, *MAKE, '--workdir=eight')
+  config, state = loop.load('eight')
+  text = said(
+    capsys, *('generate', '--workdir=eight', '--prompt=every', '--tokens=4')
+  )
+  assert text.startswith('every')
+  told = json.loads(
+    said(capsys, 'export', '--from=eight', '--to=stablehlo', '--out=out')
+  )
+  held_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+  assert told['bytes']['weights.safetensors'] < 1.2 * held_bytes + 8192
+  program = jax.export.deserialize(
+    bytearray((run.parent / 'out/program.bin').read_bytes())
+  )
+  weights = load_file(run.parent / 'out/weights.safetensors')
+  tokens = jnp.asarray(TOKENS, jnp.int32)
+  np.testing.assert_allclose(
+    program.call(weights, {'tokens_BL': tokens}),
+    build(config).apply({'params': state.params}, tokens),
+    atol=1e-5,
+  )
+  floats = '--config.model.quantise.cache=int8', '--quantise=none'
+  said(capsys, 'convert', '--from=eight', '--workdir=wide', *floats)
+  assert scored(capsys, 'wide') == pytest.approx(
+    scored(capsys, 'eight'), abs=1e-6
+  )
+  assert not loop.load('wide')[0].model.quantise.integers
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def activations(
   source: sources.Source, dataset: Any, loss: float
 ) -> Iterator[str]:
   """Lines of the table of activations, weights being float32."""
-  yield '| a range for each | percentile | more than float32 | spread |'
+  yield '| a range for each | percentile | more than float32 | wider |'
   yield '|:--|--:|--:|--:|'
   for ranges in ('owner', 'visit'):
     for percentile in PERCENTILES:
@@ -77,7 +77,7 @@ def activations(
         ranges=ranges,
         percentile=percentile,
       )
-      # How much wider a map's widest range is than its visits' are.
+      # A map's widest range over its visits' geometric mean.
       of_maps = flatten_dict(jax.device_get(state.variables[RANGES])).values()
       wider = np.mean([np.max(r) / np.exp(np.mean(np.log(r))) for r in of_maps])
       more = f'{found - loss:+.5f}'
