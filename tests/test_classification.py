@@ -21,8 +21,8 @@ from shared_tfm.data.sources import glue, labelled, trec
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
 from shared_tfm.tasks.classification import measured
+from shared_tfm.train import gradient
 from shared_tfm.train import state as states
-from shared_tfm.train import step
 
 EOS = 256
 
@@ -474,7 +474,7 @@ def test_padding_does_not_leak(folder, tmp_path, kind):
   assert not batch['mask'].all(axis=1).any()
   inputs = np.where(batch['mask'], batch['inputs'], 7)
   state = initial(made)
-  model, losses = build(made), step.losses(tasks.make(made))
+  model, losses = build(made), gradient.losses(tasks.make(made))
 
   def loss(params, batch):
     total, _, _ = model.apply({'params': params}, batch, method=losses)

@@ -26,7 +26,7 @@ from shared_tfm.__main__ import main
 from shared_tfm.data import Dataset
 from shared_tfm.errors import Diverged
 from shared_tfm.report import compare, results_file
-from shared_tfm.train import log, loop
+from shared_tfm.train import gradient, log, loop
 from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
@@ -69,8 +69,8 @@ def test_a_gradient_that_is_not_finite_is_dropped(monkeypatch):
 
     return changed
 
-  steps_losses = steps.losses
-  monkeypatch.setattr(steps, 'losses', losses)
+  steps_losses = gradient.losses
+  monkeypatch.setattr(gradient, 'losses', losses)
   run = jax.jit(steps.train_step(crossed()))
   state = states.initial(crossed(), jnp.uint32(0))
   bad = batch(1)

@@ -15,8 +15,8 @@ from shared_tfm.data import order, tokenizers
 from shared_tfm.data.masking import Masking, Words, ngrams
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
+from shared_tfm.train import gradient
 from shared_tfm.train import state as states
-from shared_tfm.train import step
 
 EOS, MASK = 256, 257
 WORDS = ['(', 'New', ' York', ')', ',', ' he', "'", 's', ' in', ' 1998', ';']
@@ -341,7 +341,7 @@ def test_padding_does_not_leak(tmp_path, files):
   def run(params, batch):
     def loss(params):
       total, _, seen = network.apply(
-        {'params': params}, batch, method=step.losses(task)
+        {'params': params}, batch, method=gradient.losses(task)
       )
       return total, seen
 

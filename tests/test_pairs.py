@@ -25,7 +25,7 @@ from shared_tfm.errors import BadInput
 from shared_tfm.model import build
 from shared_tfm.tasks import pairs as pair_tasks
 from shared_tfm.train import loop
-from shared_tfm.train.step import losses
+from shared_tfm.train.gradient import losses
 
 EOS = 256
 DATA = os.environ.get('SHARED_TFM_DATA')
