@@ -23,7 +23,14 @@ from test_sums import config_of
 
 from shared_tfm import accounting, tasks
 from shared_tfm import config as configs
-from shared_tfm.compress import begin, importance, left_out, sources, units
+from shared_tfm.compress import (
+  begin,
+  importance,
+  left_out,
+  pruning,
+  sources,
+  units,
+)
 from shared_tfm.errors import BadInput
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.layer import Layer
@@ -301,6 +308,22 @@ def test_visits_that_cannot_be_left_out(sharing, model, message):
 
 
 # The verb.
+
+
+def test_what_the_flag_can_say():
+  config = config_of({'layer': 'all'})
+  assert pruning.parse('heads:2') == ('heads', 2)
+  assert pruning.parse('neurons:0.5') == ('neurons', 0.5)
+  for text, pattern, sparsity in (
+    ('1:4', '1:4', 0.75),
+    ('magnitude:0.9', '', 0.9),
+  ):
+    made = configs.cross(dataclasses.asdict(pruning.masks(config, text)))
+    p = made.prune
+    assert (p.method, p.schedule, p.start) == ('magnitude', 'once', 0)
+    assert (p.pattern, p.sparsity) == (pattern, sparsity)
+    assert made.model.masked == 'layer'
+  assert pruning.masks(config, 'visits:2') is config
 
 
 def convert(capsys, prune, *more):
