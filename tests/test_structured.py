@@ -23,7 +23,14 @@ from test_sums import config_of
 
 from shared_tfm import accounting, tasks
 from shared_tfm import config as configs
-from shared_tfm.compress import begin, importance, left_out, sources, units
+from shared_tfm.compress import (
+  begin,
+  importance,
+  left_out,
+  pruning,
+  sources,
+  units,
+)
 from shared_tfm.errors import BadInput
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.layer import Layer
@@ -303,6 +310,22 @@ def test_visits_that_cannot_be_left_out(sharing, model, message):
 # The verb.
 
 
+def test_what_the_flag_can_say():
+  config = config_of({'layer': 'all'})
+  assert pruning.parse('heads:2') == ('heads', 2)
+  assert pruning.parse('neurons:0.5') == ('neurons', 0.5)
+  for text, pattern, sparsity in (
+    ('1:4', '1:4', 0.75),
+    ('magnitude:0.9', '', 0.9),
+  ):
+    made = configs.cross(dataclasses.asdict(pruning.masks(config, text)))
+    p = made.prune
+    assert (p.method, p.schedule, p.start) == ('magnitude', 'once', 0)
+    assert (p.pattern, p.sparsity) == (pattern, sparsity)
+    assert made.model.masked == 'layer'
+  assert pruning.masks(config, 'visits:2') is config
+
+
 def convert(capsys, prune, *more):
   table = said(
     capsys, 'convert', '--from=run', '--workdir=made', f'--prune={prune}', *more
@@ -316,9 +339,7 @@ def convert(capsys, prune, *more):
   ('prune', 'more', 'fields'),
   [
     ('heads:1', ('--score=gradient',), {'num_heads': 1, 'head_dim': 8}),
-    ('neurons:0.5', (), {'d_ff': 32}),
-    ('visits:3', ('--score=loss',), {'num_layers': 9}),
-    ('visits:0.25', ('--sharing=all',), {'num_layers': 9}),
+    ('visits:0.25', ('--score=loss', '--sharing=all'), {'num_layers': 9}),
   ],
 )
 def test_a_smaller_run_is_made(run, capsys, prune, more, fields):
@@ -340,13 +361,12 @@ def test_a_smaller_run_is_made(run, capsys, prune, more, fields):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('prune', ['2:4', 'magnitude:0.75'])
-def test_a_masked_run_stays_masked(run, capsys, prune):
+def test_a_masked_run_stays_masked(run, capsys):
   """Through training, evaluation, conversion and export."""
   table, known, _, state = convert(
-    capsys, prune, '--tune', '--config.train.num_steps=2'
+    capsys, 'magnitude:0.75', '--tune', '--config.train.num_steps=2'
   )
-  share = 0.5 if prune == '2:4' else 0.75
+  share = 0.75
   assert f'sparsity {share}' in table
   assert known['pruned']['sparsity'] == share
   assert set(known['losses']) == {'donor', 'converted', 'tuned'}
