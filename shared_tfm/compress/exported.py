@@ -10,7 +10,7 @@ safetensors file keeps the weights, stored as they are shared:
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +49,15 @@ def write(
     What about.json says: 'inputs' and 'outputs' with shapes and dtypes,
     'parameters', 'platforms' and 'bytes' of each file.
   """
-  weights = {
-    '.'.join(path): np.asarray(leaf)
-    for path, leaf in flatten_dict({'params': params, **variables}).items()
-  }
-  inputs = _inputs(config.model)
-
-  def run(weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-    split = {tuple(name.split('.')): leaf for name, leaf in weights.items()}
-    return build(config).apply(unflatten_dict(split), **inputs)
-
-  shapes = {
-    name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    for name, leaf in weights.items()
-  }
-  program = jax.export.export(jax.jit(run), platforms=platforms)(shapes, inputs)
+  weights, inputs = named(params, variables), inputs_of(config.model)
+  program = jax.export.export(jax.jit(run_of(config)), platforms=platforms)(
+    jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), weights
+    ),
+    inputs,
+  )
   about = {
-    'inputs': {name: _said(leaf) for name, leaf in inputs.items()},
-    'outputs': [_said(leaf) for leaf in program.out_avals],
-    'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+    **told(inputs, program.out_avals, params),
     'platforms': list(platforms),
   }
   with files.made(folder) as part:
@@ -80,7 +70,34 @@ def write(
   return about
 
 
-def _inputs(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+def named(params: Any, variables: Any) -> dict[str, np.ndarray]:
+  """All that a network has learned, by dotted path."""
+  flat = flatten_dict({'params': params, **variables})
+  return {'.'.join(path): np.asarray(leaf) for path, leaf in flat.items()}
+
+
+def run_of(config: Config) -> Callable[..., Any]:
+  """The network as a function of `named` weights and of its inputs."""
+
+  def run(weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+    split = {tuple(name.split('.')): leaf for name, leaf in weights.items()}
+    return build(config).apply(unflatten_dict(split), **inputs)
+
+  return run
+
+
+def told(
+  inputs: Mapping[str, Any], outputs: Any, params: Any
+) -> dict[str, Any]:
+  """What about.json says of every format."""
+  return {
+    'inputs': {name: _said(leaf) for name, leaf in inputs.items()},
+    'outputs': [_said(leaf) for leaf in outputs],
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+  }
+
+
+def inputs_of(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
   """What the model reads, by the names of its arguments; sizes are open."""
   shape = jax.export.symbolic_shape
   if model.family == 'vision':

@@ -82,7 +82,8 @@ def rotate(
     turned = rotate(turned, positions_BL, theta)
     return jnp.concatenate([turned, kept], axis=-1)
   rate = theta ** (-jnp.arange(half) / half)
-  angle_BL1K = jnp.einsum('bl,k->blk', positions_BL, rate)[:, :, None]
+  places_BL = positions_BL.astype(jnp.float32)
+  angle_BL1K = jnp.einsum('bl,k->blk', places_BL, rate)[:, :, None]
   cos, sin = jnp.cos(angle_BL1K), jnp.sin(angle_BL1K)
   a, b = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
