@@ -157,4 +157,5 @@ def _bucket_one_way(far: jax.Array, buckets: int, farthest: int) -> jax.Array:
   grown = alone + (np.log(distance / np.float32(alone)) * rate).astype(int)
   bucket_of = np.r_[np.arange(alone), np.minimum(grown, buckets - 1)]
   starts = np.searchsorted(bucket_of, np.arange(1, buckets))
-  return jnp.sum(far[..., None] >= jnp.array(starts), axis=-1)
+  begun = far[..., None] >= starts.reshape(*far.ndim * (1,), -1)
+  return jnp.sum(begun, axis=-1)
