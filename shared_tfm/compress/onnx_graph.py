@@ -199,7 +199,7 @@ def _difference(
   """
   import onnxruntime
 
-  given = _example(config.model, inputs)
+  given = example(config.model, inputs)
   options = onnxruntime.SessionOptions()
   options.log_severity_level = 4  # what is fatal; the rest is raised
   try:
@@ -222,8 +222,13 @@ def _difference(
   return off
 
 
-def _example(model: Model, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Inputs of a small batch, drawn; the last places are padding."""
+def example(model: Model, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Inputs of a small batch, drawn; the last places are padding.
+
+  Args:
+    model: that reads them.
+    inputs: see `exported.inputs_of`.
+  """
   rng, made = np.random.default_rng(0), {}
   length = min(7, model.max_len)
   for name, leaf in inputs.items():

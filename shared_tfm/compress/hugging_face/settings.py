@@ -18,6 +18,15 @@ FAMILIES = (ALBERT, BERT, GPT2, LLAMA, MISTRAL, T5, GATED)
 _ROPE = 'rope_parameters'
 # Which no config of ours knows.
 _TOKENS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+# What a model of theirs that is trained on reads, unless told otherwise.
+_DATA: dict[str, dict[str, Any]] = {
+  'decoder': {},
+  'encoder': {},
+  'encoder_decoder': {
+    'task': {'name': 'translation'},
+    'data': {'source': 'parallel'},
+  },
+}
 # Fields of a model that change nothing where it has not what they are about.
 _IDLE = (
   'core_ff',
@@ -60,7 +69,8 @@ def config_of(given: Mapping[str, Any], where: str) -> Config:
   """
   try:
     family = family_of(given, where)
-    return configs.cross({'model': _fields(family, _flat(given), where)})
+    fields = _fields(family, _flat(given), where)
+    return configs.cross({**_DATA[family.ours['family']], 'model': fields})
   except (TypeError, AttributeError, ZeroDivisionError) as error:
     raise BadInput(f'{where} has a setting of a wrong kind: {error}') from None
 
