@@ -97,10 +97,13 @@ def _converted(
   shapes = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(weights)
   )
-  leaves, tree = jax.tree.flatten((shapes, dict(inputs)))
+  given = shapes, dict(inputs)
+  leaves, tree = jax.tree.leaves(given), jax.tree.structure(given)
 
   def run(*leaves: Any) -> Any:
-    return jax.tree.leaves(exported.run_of(config)(*tree.unflatten(leaves)))
+    return jax.tree.leaves(
+      exported.run_of(config)(*jax.tree.unflatten(tree, leaves))
+    )
 
   closed = jax.make_jaxpr(run)(*leaves)
   program = jax.extend.core.jaxpr_as_fun(closed)
