@@ -20,12 +20,13 @@ from safetensors.numpy import load_file, save_file
 from test_cli import refused, said
 
 from shared_tfm import config as configs
+from shared_tfm.compress import heir
+from shared_tfm.compress.convert import convert
 from shared_tfm.compress.hugging_face import reading, settings, writing
 from shared_tfm.data import tokenizers as data_tokenizers
 from shared_tfm.errors import BadInput
 from shared_tfm.infer.beam import beam_search
 from shared_tfm.model import build
-from shared_tfm.train import loop
 
 here, run, trained = test_cli.here, test_cli.run, test_cli.trained
 every_model = pytest.mark.parametrize('name', hf_peers.MODELS)
@@ -572,26 +573,20 @@ def test_theirs_to_a_run_and_back(here, capsys):
 
 
 @pytest.mark.slow
-def test_t5_shared_and_back(here, capsys):
+def test_t5_shared_and_back(tmp_path):
   """At full rank its logits come back, and what is written has them, too."""
-  theirs = hf_peers.GOLDEN / 't5'
-  said(
-    capsys,
-    'convert',
-    f'--from={theirs}',
-    '--workdir=shared',
-    '--sharing=cycle:2+none@16 norm=none',
-    '--config.model.max_len=32',  # no table has rows for it
-  )
-  config, state = loop.load('shared')
-  assert config.model.sharing.layer == 'cycle:2+none@16'
+  config, params = reading.read(hf_peers.GOLDEN / 't5')
   golden = hf_peers.golden('t5')
-  found = hf_peers.ours(config, state.params)
+  longer = ['--config.model.max_len=32']  # no table has rows for it
+  shared = heir.target(config, 'cycle:2+none@16 norm=none', longer)
+  made = convert(config.model, params, {}, shared.model, None)
+  found = hf_peers.ours(shared, made.params)
   assert hf_peers.difference(found, golden) < 1e-4
-  said(capsys, 'convert', '--from=shared', '--workdir=own', '--sharing=none')
-  out = said(capsys, 'export', '--from=own', '--to=huggingface', '--out=back')
-  assert json.loads(out)['class'] == 'T5ForConditionalGeneration'
-  found = hf_peers.ours(*reading.read(here / 'back'))
+  own = heir.target(shared, 'none', [])
+  made = convert(shared.model, made.params, {}, own.model, None)
+  told = writing.write(own, made.params, {}, tmp_path / 'out')
+  assert told['class'] == 'T5ForConditionalGeneration'
+  found = hf_peers.ours(*reading.read(tmp_path / 'out'))
   assert hf_peers.difference(found, golden) < 1e-4
 
 

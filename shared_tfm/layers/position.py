@@ -94,9 +94,9 @@ class RelativeBias(nn.Module):
   """What a score gains by how far apart two tokens are (T5, 1910.10683, 2.1).
 
   For each head and bucket of distances a learned number. A stack has one such
-  table, which all its layers read, and a decoder's buckets are of what came
-  before alone. No score is divided by anything else for it: T5's own, which
-  lack the root of K, have it in their query weights here.
+  table, which all its layers read; a decoder's buckets are of what came before
+  alone. Scores are divided by the root of K first, as anywhere, where T5's own
+  are not: that root is in the query weights then.
   """
 
   model: Model
