@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes .venv from requirements.lock, by uv where it is installed, else by pip.
-# With arguments: adds those extras to it, such as `./setup.sh peers`.
+# With arguments: adds those extras to it, such as `./setup.sh peers`. jax2onnx
+# asks for an older orbax than ours, which it converts nothing with.
 set -eu
 cd "$(dirname "$0")"
 
@@ -20,6 +21,9 @@ install() {
 if [ $# -gt 0 ]; then
   for extra in "$@"; do
     install -r requirements.lock --no-build-isolation --editable ".[$extra]"
+    if [ "$extra" = onnx ]; then
+      install --no-deps jax2onnx==0.17.1
+    fi
   done
   exit
 fi

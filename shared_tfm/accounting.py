@@ -37,6 +37,9 @@ def outer_parameters(model: Model) -> dict[str, int]:
     'embedding.position': model.max_len
     * e
     * ((model.position, model.positions_at) == ('learned', 'input')),
+    'relative': model.relative_buckets
+    * model.num_heads
+    * (model.position == 'relative'),
     'embedding.type': model.type_vocab_size * e,
     'embedding.norm': _norm(model, e) * model.embed_norm,
     'embedding.project': _widening(model) * (not vision),
@@ -54,6 +57,7 @@ def outer_parameters(model: Model) -> dict[str, int]:
     sizes |= {n.replace('embedding', 'source'): sizes[n] for n in inputs}
     sizes['source.token'] = sizes['embedding.token'] * (not model.tie_source)
     sizes['encoder_norm'] = sizes['norm']
+    sizes['encoder_relative'] = sizes['relative']
   for name, width in sides.resizes(model).items():
     other = d + model.core_width - width
     sizes[name] = _linear(model, other, width) + _norm(model, width)
@@ -87,7 +91,7 @@ def parameters(model: Model) -> dict[str, int]:
     size
     for name, size in outer.items()
     if name.startswith(('embedding.', 'source.'))
-    or name == 'head.table'
+    or name in ('head.table', 'relative', 'encoder_relative')
     or (name == 'head.project' and model.family != 'encoder')
   )
   return {

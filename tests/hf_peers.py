@@ -62,6 +62,18 @@ _GPT2: dict[str, Any] = {
   'bos_token_id': 0,
   'eos_token_id': 0,
 }
+_T5: dict[str, Any] = {
+  'vocab_size': VOCAB,
+  'd_model': 16,
+  'd_kv': 4,
+  'd_ff': 32,
+  'num_layers': 4,
+  'num_decoder_layers': 2,
+  'num_heads': 2,
+  'relative_attention_num_buckets': 8,
+  'relative_attention_max_distance': 10,
+  'n_positions': MAX_LEN,
+}
 # Theirs by class and settings. `stored` of some is the class that wrote the
 # file, where it is the base model or has a head more.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -89,36 +101,52 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
       'hidden_act': 'gelu_pytorch_tanh',
     },
   ),
+  't5': ('T5ForConditionalGeneration', _T5),
+  't5_v1_1': (
+    'T5ForConditionalGeneration',
+    {
+      **_T5,
+      'feed_forward_proj': 'gated-gelu',
+      'tie_word_embeddings': False,
+    },
+  ),
   'mistral': ('MistralForCausalLM', {**_LLAMA, 'sliding_window': None}),
 }
 
 
-def inputs(encoder: bool) -> Arrays:
-  """Three sequences: a full one, one padded behind, one with a hole."""
+def inputs(family: str) -> Arrays:
+  """Three sequences: a full one, one padded behind, one with a hole.
+
+  By the names of our arguments.
+  """
   rng = np.random.default_rng(0)
   tokens_BL = rng.integers(VOCAB, size=(3, 12), dtype=np.int32)
   mask_BL = np.ones(tokens_BL.shape, bool)
   mask_BL[1, 9:] = False
   mask_BL[2, 3:5] = False
-  made = {'tokens': tokens_BL, 'mask': mask_BL}
-  if encoder:
-    made['types'] = rng.integers(2, size=tokens_BL.shape, dtype=np.int32)
+  made = {'tokens_BL': tokens_BL, 'mask_BL': mask_BL}
+  if family == 'encoder':
+    made['types_BL'] = rng.integers(2, size=tokens_BL.shape, dtype=np.int32)
+  if family == 'encoder_decoder':
+    source_BS = rng.integers(VOCAB, size=(3, 15), dtype=np.int32)
+    made['source_BS'] = source_BS
+    made['source_mask_BS'] = np.arange(15)[None] < np.array([[15], [11], [6]])
   return made
 
 
 def ours(config: Any, params: Any) -> Arrays:
   """What our model says: logits by name."""
-  given = inputs(config.model.family == 'encoder')
+  given = inputs(config.model.family)
   call = jax.jit(build(config).apply)
   with jax.default_matmul_precision('highest'):
-    said = call({'params': params}, *given.values())
+    said = call({'params': params}, **given)
   said = said if isinstance(said, tuple) else (said,)
   return {f'logits_{i}': np.asarray(x) for i, x in enumerate(said)}
 
 
 def difference(said: Arrays, golden: Arrays) -> float:
   """The largest one, where there is no padding."""
-  seen, largest = inputs(False)['mask'], 0.0
+  seen, largest = inputs('decoder')['mask_BL'], 0.0
   for name, there in golden.items():
     off = np.abs(said[name] - there)
     per_token = there.ndim == 3
@@ -130,6 +158,12 @@ def golden(name: str) -> Arrays:
   """What theirs said of `inputs`."""
   with np.load(GOLDEN / name / 'outputs.npz', allow_pickle=False) as file:
     return dict(file)
+
+
+def greedy(name: str) -> np.ndarray:
+  """What theirs wrote of the source, the token 0 in front."""
+  path = GOLDEN / name / 'greedy.npy'
+  return np.load(path, allow_pickle=False)
 
 
 # --- The script, with torch --------------------------------------------------
@@ -144,24 +178,58 @@ def _theirs(name: str) -> Any:
   made = getattr(transformers, kind)
   torch.manual_seed(0)
   model = made(made.config_class(**settings)).eval()
+  if name == 't5_v1_1':  # they tie it at first, and not what they read
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
   rng = np.random.default_rng(1)
   for path, leaf in sorted(dict(model.named_parameters()).items()):
     scale = leaf.ndim == 1 and path.endswith('weight')
-    drawn = rng.normal(float(scale), 0.3, leaf.shape).astype(np.float32)
+    # T5's scores are divided by nothing: larger ones would magnify rounding.
+    size = 0.1 if path.endswith('.q.weight') else 0.3
+    drawn = rng.normal(float(scale), size, leaf.shape).astype(np.float32)
     leaf.data.copy_(torch.from_numpy(drawn))
   return model
+
+
+_NAMES = {  # ours to theirs
+  'decoder': ('input_ids', 'attention_mask'),
+  'encoder': ('input_ids', 'attention_mask', 'token_type_ids'),
+  'encoder_decoder': (
+    'decoder_input_ids',
+    'decoder_attention_mask',
+    'input_ids',
+    'attention_mask',
+  ),
+}
+
+
+def _given(model: Any) -> Any:
+  """The inputs as theirs takes them."""
+  import torch
+
+  kinds = {'albert': 'encoder', 'bert': 'encoder', 't5': 'encoder_decoder'}
+  family = kinds.get(model.config.model_type, 'decoder')
+  pairs = zip(_NAMES[family], inputs(family).values(), strict=True)
+  return {n: torch.from_numpy(array.astype(np.int64)) for n, array in pairs}
+
+
+def _wrote(model: Any) -> np.ndarray:
+  """What an encoder-decoder of theirs writes of the source."""
+  given = _given(model)
+  return model.generate(
+    given['input_ids'],
+    attention_mask=given['attention_mask'],
+    decoder_start_token_id=0,
+    eos_token_id=None,
+    max_new_tokens=8,
+    do_sample=False,
+  ).numpy()
 
 
 def _said(model: Any) -> Arrays:
   """What a model of theirs says: logits by name."""
   import torch
 
-  encoder = model.config.model_type in ('albert', 'bert')
-  names = ('input_ids', 'attention_mask', 'token_type_ids')
-  given = {
-    name: torch.from_numpy(array.astype(np.int64))
-    for name, array in zip(names, inputs(encoder).values(), strict=False)
-  }
+  given = _given(model)
   with torch.no_grad():
     out = model(**given)
   if hasattr(out, 'start_logits'):
@@ -185,6 +253,8 @@ def write() -> None:
     model.save_pretrained(folder)
     (folder / 'generation_config.json').unlink(missing_ok=True)
     np.savez_compressed(folder / 'outputs.npz', **_said(model))
+    if model.config.is_encoder_decoder:
+      np.save(folder / 'greedy.npy', _wrote(model))
     print(name, sum(f.stat().st_size for f in folder.iterdir()), 'bytes')
 
 

@@ -55,6 +55,16 @@ CASES = {
     {'model': {**DECODER, 'sharing': {'layer': 'cycle:2+none@2'}}},
     SHAPES,
   ),
+  'relative': (
+    {
+      'model': {
+        **DECODER,
+        'position': 'relative',
+        'sharing': {'layer': 'cycle:2'},
+      }
+    },
+    [*SOME, {'data': 2, 'fsdp': 2, 'tensor': 2}],
+  ),
   'accumulated': (
     {'model': {**DECODER, 'sharing': {'layer': 'all'}}, 'accumulate': 2},
     SOME,

@@ -17,6 +17,7 @@ from shared_tfm.layers.context import Context
 from shared_tfm.layers.embedding import Embedding
 from shared_tfm.layers.layer import Layer
 from shared_tfm.layers.norm import Norm
+from shared_tfm.layers.position import RelativeBias
 from shared_tfm.model import Transformer
 
 COMPONENTS = ('attention', 'feed_forward', 'norm')
@@ -78,6 +79,10 @@ def logits(
   x_BLD = run(
     Embedding(model, train), 'embedding', tokens_BL, positions_BL, mask_BL
   )
+  bias_BHLL = None
+  if model.position == 'relative':
+    bias_BHLL = run(RelativeBias(model), 'relative', positions_BL, positions_BL)
+  context = Context(positions_BL, mask_BL, bias_BHLM=bias_BHLL)
   left = []
   for i in range(model.num_layers):
     variables = {'params': jax.tree.map(lambda w, i=i: w[i], params['stack'])}
@@ -86,7 +91,7 @@ def logits(
         lambda s, i=i: s[i], state['stack']['layer']
       )
     (x_BLD, _), after = Layer(model, train).apply(
-      variables, x_BLD, Context(positions_BL, mask_BL), mutable=['batch_stats']
+      variables, x_BLD, context, mutable=['batch_stats']
     )
     left.append(after.get('batch_stats', {}))
   if model.norm_position != 'post':

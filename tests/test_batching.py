@@ -28,6 +28,8 @@ KINDS = {
   },
   'halting': {'num_layers': 8, 'sharing': {'layer': 'cycle:2'}}
   | {'depth': {'rule': 'ponder', 'criterion': 'cdf', 'threshold': 0.7}},
+  'by distance': {'num_layers': 4, 'sharing': {'layer': 'all'}}
+  | {'position': 'relative', 'depth': {'criterion': 'kl', 'threshold': 0.3}},
   'no criterion': {'num_layers': 4, 'sharing': {'layer': 'cycle:2'}}
   | {'step_signal': 'sinusoidal', 'position': 'rotary'},
 }

@@ -146,8 +146,21 @@ def test_every_preset(preset):
 
 
 LOOPED = {'num_layers': 8, 'sharing': {'layer': 'recurrent:1/2x3/1'}}
+RELATIVE = {
+  'position': 'relative',
+  'relative_buckets': 6,
+  'relative_distance': 5,
+}
 PARTS = {
   'rotary': {'position': 'rotary', 'rotary_fraction': 0.5},
+  'relative': RELATIVE,
+  'relative, maps': RELATIVE
+  | {'sharing': {'layer': 'cycle:3', 'map_source': 'sequence:3'}},
+  'relative, all loops': RELATIVE
+  | LOOPED
+  | {'num_kv_heads': 2, 'depth': {'attention': 'all_loops'}},
+  'relative, two sides': RELATIVE
+  | {'family': 'encoder_decoder', 'num_decoder_layers': 3},
   'grouped heads, post norm': {'num_kv_heads': 2, 'norm_position': 'post'},
   'batch norm': {'norm': 'batchnorm'},
   'no sharing': {'sharing': {'layer': 'none'}},
@@ -179,7 +192,7 @@ PARTS = {
 }
 
 
-QUICK = 'rotary', 'maps', 'a coda where a token leaves', 'two sides'
+QUICK = 'rotary', 'relative', 'maps', 'a coda where a token leaves', 'two sides'
 
 
 @pytest.mark.parametrize(

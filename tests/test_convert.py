@@ -15,11 +15,16 @@ from test_encoder_decoder import params_of
 from test_stack import TOKENS, assert_close, variables_of
 from test_sums import N, config_of
 
+from shared_tfm import accounting
 from shared_tfm import config as configs
 from shared_tfm.__main__ import main
-from shared_tfm.compress.convert import STARTS, convert
+from shared_tfm.compress import heir
+from shared_tfm.compress.convert import STARTS, check, convert
+from shared_tfm.config.loops import is_plain, loops
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
+from shared_tfm.report import gallery
+from shared_tfm.sharing.presets import PRESETS
 from shared_tfm.train import loop
 
 here, run, trained = test_cli.here, test_cli.run, test_cli.trained
@@ -100,6 +105,7 @@ BOTH = {'family': 'encoder_decoder'}
     ({'layer': 'sandwich'}, {'core_width': 8}),
     ({'layer': 'cycle:2', 'across': 'feed_forward'}, BOTH),
     ({'layer': 'all'}, {'norm': 'batchnorm'}),
+    ({'layer': 'cycle:2'}, {'depth': {'rule': 'ponder', 'core': 2}}),
   ),
 )
 def test_shared_to_dense_computes_the_same(sharing, model):
@@ -112,6 +118,25 @@ def test_shared_to_dense_computes_the_same(sharing, model):
   assert_close(
     logits(heir, after, **source), logits(donor, before, **source), 1e-6
   )
+
+
+@pytest.mark.parametrize('preset', PRESETS.values(), ids=lambda p: p.name)
+def test_every_preset_can_be_unrolled(preset):
+  """What loops still does, and what layers reuse is still reused."""
+  sizes = {**gallery.SMALL, 'num_layers': preset.layers, 'max_len': 8}
+  config = configs.cross({'preset': preset.example, 'model': sizes})
+  if preset.name == 'huginn':
+    with pytest.raises(BadInput, match='need the same rows in every loop'):
+      heir.target(config, 'none', [])
+    return
+  own = heir.target(config, 'none', [])
+  check(config.model, own.model)
+  counts = accounting.parameters(own.model)
+  reused = config.model.sharing
+  if not (reused.kv_source or reused.map_source):
+    assert counts['layers_stored'] == counts['layers_applied']
+  if not is_plain(own.model):
+    assert loops(own.model) == loops(config.model)
 
 
 def test_tables_in_the_state_are_what_is_read():

@@ -397,6 +397,20 @@ ERRORS = (
     {'positions_at': 'every_layer', 'position': 'rotary'},
     "'every_layer' is for learned and sinusoidal positions, got 'rotary'",
   ),
+  (
+    {'positions_at': 'every_layer', 'position': 'relative'},
+    "'every_layer' is for learned and sinusoidal positions, got 'relative'",
+  ),
+  (
+    {'position': 'relative', 'relative_buckets': 3},
+    'relative positions need model.relative_buckets of at least 4, so that each'
+    ' direction has two, got 3',
+  ),
+  (
+    {'position': 'relative', 'relative_distance': 16},
+    'need model.relative_distance above relative_buckets / 2 = 16, as far as'
+    ' each distance has its own, got 16',
+  ),
   ({'embed_project': 'safe'}, 'an embed_dim other than d_model, got 16'),
   ({**SAFE, 'embed_dim': 9}, 'needs embed_dim divisible by 2'),
   ({**SAFE, 'embed_dim': 6, 'position': 'rotary'}, 'divisible by 4'),

@@ -78,6 +78,11 @@ TOKENS = np.arange(20, dtype=np.int32).reshape(2, 10)
       marks=pytest.mark.slow,
     ),
     ({'norm': 'batchnorm'}, {}),
+    pytest.param(
+      {'position': 'relative', 'experts': {'num_ff': 4, 'top_k': 2}},
+      {},
+      marks=pytest.mark.slow,
+    ),
     pytest.param({'depth': {'rule': 'act'}}, {}, marks=pytest.mark.slow),
   ),
 )

@@ -20,9 +20,12 @@ from safetensors.numpy import load_file, save_file
 from test_cli import refused, said
 
 from shared_tfm import config as configs
+from shared_tfm.compress import heir
+from shared_tfm.compress.convert import convert
 from shared_tfm.compress.hugging_face import reading, settings, writing
 from shared_tfm.data import tokenizers as data_tokenizers
 from shared_tfm.errors import BadInput
+from shared_tfm.infer.beam import beam_search
 from shared_tfm.model import build
 
 here, run, trained = test_cli.here, test_cli.run, test_cli.trained
@@ -81,6 +84,45 @@ def test_albert_groups_are_by_their_formula():
   assert config.model.sharing.layer == '0,0,0,1,1'
 
 
+def test_t5_is_theirs_but_for_what_is_not_divided():
+  """Its buckets; and its divisors, which are in our weights."""
+  theirs = load_file(hf_peers.GOLDEN / 't5/model.safetensors')
+  config, params = reading.read(hf_peers.GOLDEN / 't5')
+  model = config.model
+  assert (model.num_layers, model.num_decoder_layers) == (4, 2)
+  assert (model.d_model, model.num_heads, model.head_dim) == (16, 2, 4)
+  assert (model.relative_buckets, model.relative_distance) == (8, 10)
+  assert (model.activation, model.tie_embeddings) == ('relu', True)
+  at = 'decoder.block.0.layer.0.SelfAttention'
+  query = params['stack']['rows']['attention']['query']['kernel'][0]
+  np.testing.assert_array_equal(query.T, 2 * theirs[f'{at}.q.weight'])
+  norm = theirs['decoder.final_layer_norm.weight']
+  np.testing.assert_array_equal(params['norm']['scale'], norm / 4)
+  table = theirs[f'{at}.relative_attention_bias.weight']
+  np.testing.assert_array_equal(params['relative']['table'], table)
+
+  config, params = reading.read(hf_peers.GOLDEN / 't5_v1_1')
+  assert (config.model.activation, config.model.tie_embeddings) == (
+    'geglu',
+    False,
+  )
+  there = load_file(hf_peers.GOLDEN / 't5_v1_1/model.safetensors')
+  norm = there['decoder.final_layer_norm.weight']
+  np.testing.assert_array_equal(params['norm']['scale'], norm)
+
+
+@pytest.mark.parametrize('name', ('t5', 't5_v1_1'))
+def test_t5_writes_what_theirs_wrote(name):
+  """Greedily, with what is kept of earlier tokens."""
+  config, params = reading.read(hf_peers.GOLDEN / name)
+  given = hf_peers.inputs('encoder_decoder')
+  source = given['source_BS'], given['source_mask_BS']
+  found, _ = beam_search(config, {'params': params}, *source, 0, -1, 8, 1, 0.0)
+  theirs = hf_peers.greedy(name)
+  np.testing.assert_array_equal(found[:, 0], theirs[:, 1:])
+  assert name == 't5' or len(np.unique(theirs[:, 1:])) > 3
+
+
 # What we have and they have not.
 
 ENCODER = {
@@ -91,11 +133,24 @@ ENCODER = {
 }
 
 
+T5 = {
+  'family': 'encoder_decoder',
+  'position': 'relative',
+  'norm': 'rmsnorm',
+  'use_bias': False,
+}
+
+
 def made(**model):
   sizes = {'num_layers': 4, 'd_model': 16, 'num_heads': 2, 'max_len': 16}
   config = configs.cross({'model': {**sizes, 'vocab_size': 48, **model}})
   tokens = jnp.zeros((1, 16), jnp.int32)
-  shapes = jax.eval_shape(build(config).init, jax.random.key(0), tokens)
+  source = {}
+  if config.model.family == 'encoder_decoder':
+    source['source_BS'] = tokens
+  shapes = jax.eval_shape(
+    build(config).init, jax.random.key(0), tokens, **source
+  )
   random = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: random.normal(0, 0.3, leaf.shape).astype(np.float32),
@@ -122,6 +177,16 @@ def made(**model):
     ),
     ({**ENCODER, 'type_vocab_size': 0}, 'BertForMaskedLM', 4),
     ({'sharing': {'layer': 'all+none@2'}}, 'GPT2LMHeadModel', 4),
+    (
+      {
+        **T5,
+        'activation': 'swiglu',
+        'tie_embeddings': False,
+        'sharing': {'layer': 'all', 'across': 'attention'},
+      },
+      'T5ForConditionalGeneration',
+      4,
+    ),
     (
       {
         'position': 'rotary',
@@ -151,18 +216,35 @@ def test_what_is_shared_is_stored_once_or_unrolled(model, kind, rows, tmp_path):
 
 
 def said_by(config, params):
-  given = list(hf_peers.inputs(config.model.family == 'encoder').values())
+  given = hf_peers.inputs(config.model.family)
   if not config.model.type_vocab_size:
-    given = given[:2]
-  found = build(config).apply({'params': params}, *given)
-  if config.model.family == 'encoder' and not config.model.type_vocab_size:
-    given.append(np.zeros_like(given[0]))
+    given.pop('types_BL', None)
+  found = build(config).apply({'params': params}, **given)
   return {'logits_0': np.asarray(found)}
 
 
 @pytest.mark.parametrize(
   ('model', 'message'),
   (
+    (
+      {'family': 'encoder_decoder', 'embed_scale': 'width'},
+      "no model of theirs computes this; t5 has no model.norm 'layernorm',"
+      " model.embed_scale 'width', model.position 'learned', model.use_bias"
+      ' True',
+    ),
+    (
+      {**T5, 'sharing_decoder': {'kv_source': 'all'}},
+      'no model of theirs computes this; t5 has no'
+      " model.sharing_decoder.kv_source 'all'",
+    ),
+    (
+      {**T5, 'd_ff_decoder': 8},
+      'no model of theirs computes this; t5 has no model.d_ff_decoder 8',
+    ),
+    (
+      {'d_ff': -1},
+      'no model of theirs computes this; gpt2 has no model.d_ff -1',
+    ),
     (
       {'norm': 'batchnorm'},
       "no model of theirs computes this; gpt2 has no model.norm 'batchnorm'",
@@ -209,10 +291,11 @@ def test_narrow_types_take_half(dtype, tolerance, tmp_path):
 
 
 @pytest.fixture
-def theirs(tmp_path):
-  """BERT's folder, its tensors, and a way to write them anew."""
+def theirs(tmp_path, request):
+  """BERT's folder or another, its tensors, and a way to write them anew."""
   folder = tmp_path / 'theirs'
-  shutil.copytree(hf_peers.GOLDEN / 'bert', folder)
+  name = getattr(request, 'param', 'bert')
+  shutil.copytree(hf_peers.GOLDEN / name, folder)
   tensors = load_file(folder / 'model.safetensors')
 
   def write(**changed):
@@ -254,6 +337,61 @@ def test_a_tensor_that_is_missing_or_too_many_or_of_another_shape(theirs):
   write(**more)
   assert error(folder).endswith(
     'layer.3.0, bert.encoder.layer.3.1, bert.encoder.layer.3.2, …'
+  )
+
+
+@pytest.mark.parametrize('theirs', ('t5',), indirect=True)
+def test_t5s_tensors_that_are_not_what_they_should_be(theirs):
+  """Of its two stacks, and of a feed-forward network with a gate or none."""
+  folder, tensors, write = theirs
+  bias = 'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
+  write(**{bias: None})
+  assert error(folder) == f'model.safetensors: no tensor {bias} (1 missing)'
+  write(**{bias: np.zeros((8, 3), np.float32)})
+  assert error(folder) == (
+    f'model.safetensors: {bias} has shape (8, 3), and its config says (8, 2)'
+  )
+  stray = bias.replace('block.0', 'block.1')
+  write(**{stray: tensors[bias]})
+  assert error(folder) == (
+    f'model.safetensors has 1 tensors that no t5 of this kind has: {stray}'
+  )
+  write()
+  path = folder / 'config.json'
+  there = json.loads(path.read_text())
+  path.write_text(json.dumps({**there, 'feed_forward_proj': 'gated-gelu'}))
+  assert error(folder).startswith(
+    'model.safetensors: no tensor encoder.block.0.layer.1.DenseReluDense.wi_0'
+  )
+  path.write_text(json.dumps({**there, 'feed_forward_proj': 'gated-relu'}))
+  assert error(folder) == (
+    "unknown feed_forward_proj in config.json 'gated-relu'; did you mean"
+    " 'gated-gelu'?"
+  )
+  (folder / 'model.safetensors').write_bytes(b'cut')
+  assert 'is no whole safetensors file' in error(folder)
+
+
+@pytest.mark.parametrize('theirs', ('t5',), indirect=True)
+def test_a_table_that_t5_has_twice_is_stored_once(theirs):
+  """What the file says of its tables counts; see t5.py."""
+  folder, tensors, write = theirs
+  table = tensors['shared.weight']
+  write(
+    **{
+      'lm_head.weight': table,
+      'encoder.embed_tokens.weight': table,
+      'decoder.embed_tokens.weight': table,
+    }
+  )
+  config, params = reading.read(folder)
+  assert config.model.tie_embeddings and 'head' not in params
+  write(**{'lm_head.weight': table + 1})
+  config, params = reading.read(folder)
+  assert not config.model.tie_embeddings
+  np.testing.assert_array_equal(params['head']['table']['kernel'].T, table + 1)
+  np.testing.assert_array_equal(  # which is another question
+    params['norm']['scale'], tensors['decoder.final_layer_norm.weight'] / 4
   )
 
 
@@ -315,6 +453,16 @@ def test_another_architecture(theirs):
       'config.json has sliding_window 64, and only None can be read',
     ),
     (
+      {'model_type': 't5', 'architectures': ['T5EncoderModel']},
+      "unknown architecture in config.json 'T5EncoderModel'; known:"
+      ' T5ForConditionalGeneration',
+    ),
+    (
+      {'model_type': 't5', 'relative_attention_num_buckets': 2},
+      'relative positions need model.relative_buckets of at least 4, so that'
+      ' each direction has two, got 2',
+    ),
+    (
       {'hidden_size': 15},
       'model.d_model must be divisible by num_heads unless head_dim is given,'
       ' got 15 and 2',
@@ -338,7 +486,7 @@ def test_another_architecture(theirs):
 )
 def test_a_setting_that_is_none_of_ours(given, message):
   there = json.loads((hf_peers.GOLDEN / 'bert/config.json').read_text())
-  if given.get('model_type') in ('albert', 'llama', 'mistral'):
+  if given.get('model_type') in ('albert', 'llama', 'mistral', 't5'):
     there = {}
   with pytest.raises(BadInput) as raised:
     settings.config_of({**there, **given}, 'config.json')
@@ -417,11 +565,29 @@ def test_theirs_to_a_run_and_back(here, capsys):
   assert shared['d_model'] == config.model.d_model
   out = ('export', '--from=run', '--to=onnyx', '--out=new')
   assert refused(capsys, here, *out) == (
-    "unknown --to 'onnyx'; known: huggingface, stablehlo"
+    "unknown --to 'onnyx'; did you mean 'onnx'?"
   )
   assert refused(capsys, here, *out[:2], '--to=stablehlo', '--out=back') == (
     'back must be new or empty'
   )
+
+
+@pytest.mark.slow
+def test_t5_shared_and_back(tmp_path):
+  """At full rank its logits come back, and what is written has them, too."""
+  config, params = reading.read(hf_peers.GOLDEN / 't5')
+  golden = hf_peers.golden('t5')
+  longer = ['--config.model.max_len=32']  # no table has rows for it
+  shared = heir.target(config, 'cycle:2+none@16 norm=none', longer)
+  made = convert(config.model, params, {}, shared.model, None)
+  found = hf_peers.ours(shared, made.params)
+  assert hf_peers.difference(found, golden) < 1e-4
+  own = heir.target(shared, 'none', [])
+  made = convert(shared.model, made.params, {}, own.model, None)
+  told = writing.write(own, made.params, {}, tmp_path / 'out')
+  assert told['class'] == 'T5ForConditionalGeneration'
+  found = hf_peers.ours(*reading.read(tmp_path / 'out'))
+  assert hf_peers.difference(found, golden) < 1e-4
 
 
 @pytest.mark.slow

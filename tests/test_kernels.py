@@ -164,6 +164,13 @@ def test_other_keys_than_queries_are_not_causal():
     assert 'got 128 and 256' in found
 
 
+def test_a_bias_of_scores_is_for_the_plain_form():
+  bias = jnp.zeros((1, 2, 128, 128))
+  for name, on in ('cudnn', 'cuda'), ('splash', 'tpu'):
+    found = kernels.reason(name, heads(), heads(), None, True, on, bias)
+    assert 'bias of distances' in found
+
+
 @pytest.mark.parametrize(
   'axis,name,on,kinds',
   [

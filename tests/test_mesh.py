@@ -166,7 +166,16 @@ def on_mesh(case):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'case',
-  ['none', 'all', 'cycle', 'accumulated', 'order', 'experts', 'batchnorm'],
+  [
+    'none',
+    'all',
+    'cycle',
+    'relative',
+    'accumulated',
+    'order',
+    'experts',
+    'batchnorm',
+  ],
 )
 def test_equal_to_one_device(case):
   """Values and gradients, by jit and by shard_map; and nothing sent twice.

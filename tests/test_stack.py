@@ -187,6 +187,12 @@ MODELS = {
     tie_embeddings=False,
     num_kv_heads=1,
   ),
+  'relative': dict(
+    position='relative',
+    relative_buckets=6,
+    relative_distance=5,
+    num_kv_heads=1,
+  ),
   'batchnorm': dict(norm='batchnorm', position='none', activation='relu'),
   'moeut': dict(
     activation='relu',

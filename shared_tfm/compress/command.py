@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shared_tfm.errors import need, unknown
 
-FORMATS = ('huggingface', 'stablehlo')
+FORMATS = ('huggingface', 'stablehlo', 'onnx')
 _FROM = "a run's folder, or config.json and safetensors of Hugging Face"
 
 
@@ -23,7 +23,7 @@ def add_flags(
       '--checkpoint', choices=('best', 'latest'), default='best'
     )
   add = exports.add_argument
-  add('--to', required=True, metavar='FORMAT', help=' or '.join(FORMATS))
+  add('--to', required=True, metavar='FORMAT', help=', '.join(FORMATS))
   add('--out', required=True, type=Path, metavar='DIR', help='new or empty')
   add('--dtype', default='float32', help='huggingface: of what is stored')
   add = converts.add_argument
@@ -100,11 +100,11 @@ def _rounding(args: argparse.Namespace) -> list[str]:
 
 
 def export(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-  """Write a network for Hugging Face's transformers, or as StableHLO."""
+  """Write a network for Hugging Face's transformers, as StableHLO or ONNX."""
   need(not overrides, f'export changes nothing, got {" ".join(overrides)}')
   if args.to not in FORMATS:
     raise unknown('--to', args.to, FORMATS)
-  from shared_tfm.compress import begin, exported, sources
+  from shared_tfm.compress import begin, exported, onnx_graph, sources
   from shared_tfm.compress.hugging_face import writing
 
   if args.dtype not in writing.DTYPES:
@@ -114,6 +114,8 @@ def export(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   model = source.config, source.params, source.variables, args.out
   if args.to == 'stablehlo':
     told = exported.write(*model)
+  elif args.to == 'onnx':
+    told = onnx_graph.write(*model)
   else:
     told = writing.write(*model, args.dtype, source.folder)
   print(json.dumps(told, indent=2))

@@ -10,7 +10,7 @@ safetensors file keeps the weights, stored as they are shared:
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,26 +49,17 @@ def write(
     'parameters', 'platforms' and 'bytes' of each file.
   """
   tree = {'params': params, **variables}
-  weights = {
-    jax.tree_util.keystr(path, simple=True, separator='.'): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-  names, structure = list(weights), jax.tree.structure(tree)
-  inputs = _inputs(config.model)
-
-  def run(weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-    variables = jax.tree.unflatten(structure, [weights[n] for n in names])
-    return build(config).apply(variables, **inputs)
-
-  shapes = {
-    name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    for name, leaf in weights.items()
-  }
-  program = jax.export.export(jax.jit(run), platforms=platforms)(shapes, inputs)
+  weights, inputs = named(tree), inputs_of(config.model)
+  program = jax.export.export(
+    jax.jit(run_of(config, tree)), platforms=platforms
+  )(
+    jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), weights
+    ),
+    inputs,
+  )
   about = {
-    'inputs': {name: _said(leaf) for name, leaf in inputs.items()},
-    'outputs': [_said(leaf) for leaf in program.out_avals],
-    'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+    **told(inputs, program.out_avals, params),
     'platforms': list(platforms),
   }
   with files.made(folder) as part:
@@ -81,7 +72,37 @@ def write(
   return about
 
 
-def _inputs(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+def named(tree: Any) -> dict[str, np.ndarray]:
+  """All that a network has learned, a tree of collections, by dotted path."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='.'): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def run_of(config: Config, tree: Any) -> Callable[..., Any]:
+  """The network as a function of `named(tree)`, or the like, and its inputs."""
+  names, structure = list(named(tree)), jax.tree.structure(tree)
+
+  def run(weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+    variables = jax.tree.unflatten(structure, [weights[n] for n in names])
+    return build(config).apply(variables, **inputs)
+
+  return run
+
+
+def told(
+  inputs: Mapping[str, Any], outputs: Any, params: Any
+) -> dict[str, Any]:
+  """What about.json says of every format."""
+  return {
+    'inputs': {name: _said(leaf) for name, leaf in inputs.items()},
+    'outputs': [_said(leaf) for leaf in outputs],
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+  }
+
+
+def inputs_of(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
   """What the model reads, by the names of its arguments; sizes are open."""
   shape = jax.export.symbolic_shape
   if model.family == 'vision':

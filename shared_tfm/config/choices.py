@@ -20,7 +20,7 @@ CHOICES = {
   'model.activation': ('gelu', 'gelu_tanh', 'relu', 'swiglu', 'geglu'),
   'model.norm': ('layernorm', 'rmsnorm', 'batchnorm'),
   'model.norm_position': ('pre', 'post', 'sandwich', 'peri'),
-  'model.position': ('learned', 'sinusoidal', 'rotary', 'none'),
+  'model.position': ('learned', 'sinusoidal', 'rotary', 'relative', 'none'),
   'model.positions_at': ('input', 'every_layer'),
   'model.step_signal': ('none', 'learned', 'sinusoidal'),
   'model.embed_project': ('linear', 'safe'),

@@ -203,6 +203,8 @@ class Model:
   step_signal: str = 'none'  # what tells a layer which visit it is
   rope_theta: float = 10000.0
   rotary_fraction: float = 1.0  # of each head's width that is rotated
+  relative_buckets: int = 32  # of distances that position relative tells apart
+  relative_distance: int = 128  # from which on all distances are alike
   use_bias: bool = True
   tie_embeddings: bool = True
   head_bias: bool = False  # of the logits; an encoder's head always has one

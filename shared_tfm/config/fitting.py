@@ -197,6 +197,7 @@ def check_signals(model: Model) -> None:
     "model.positions_at 'every_layer' is for learned and sinusoidal positions,"
     f' got {model.position!r}',
   )
+  _check_relative(model)
   if model.embed_project == 'linear':
     return
   safe, e = "model.embed_project 'safe'", model.embed_dim
@@ -209,4 +210,21 @@ def check_signals(model: Model) -> None:
     e % (even * model.num_heads) == 0,
     f'{safe} needs embed_dim divisible by {even * model.num_heads}, so that'
     f' {model.num_heads} heads share it, got {e}',
+  )
+
+
+def _check_relative(model: Model) -> None:
+  """Distances that each have a bucket, and those that share one."""
+  if model.position != 'relative':
+    return
+  buckets, farthest = model.relative_buckets, model.relative_distance
+  need(
+    buckets >= 4,
+    'relative positions need model.relative_buckets of at least 4, so that each'
+    f' direction has two, got {buckets}',
+  )
+  need(
+    farthest > buckets // 2,
+    'relative positions need model.relative_distance above relative_buckets / 2'
+    f' = {buckets // 2}, as far as each distance has its own, got {farthest}',
   )

@@ -89,7 +89,8 @@ class Attention(nn.Module):
     mask_BL = context.mask_BL
     if context.cache is not None:
       cache = context.cache.added(kv[0], kv[1], context.positions_BL, mask_BL)
-      mixed_BLHK = cache.attend(q_BLHK, context.positions_BL)
+      positions_BL, bias = context.positions_BL, context.bias_BHLM
+      mixed_BLHK = cache.attend(q_BLHK, positions_BL, bias)
       return mixed_BLHK, Left(kv=kv, cache=cache.cache)
     if context.past is not None:
       return self._attend_to_past(q_BLHK, kv, context), Left(kv=kv)
@@ -100,6 +101,7 @@ class Attention(nn.Module):
       mask=None if mask_BL is None else mask_BL[:, None, None, :],
       is_causal=self.model.causal,
       kernel=self.model.attention_kernel,
+      bias=context.bias_BHLM,
     )
     return mixed_BLHK, Left(kv=kv)
 
@@ -121,12 +123,16 @@ class Attention(nn.Module):
       seen_BLL &= context.mask_BL[:, None]
     loops_R = jnp.concatenate([jnp.ones(1, bool), past.readable])
     seen_BLRL = seen_BLL[:, :, None] & loops_R[None, None, :, None]
+    bias = context.bias_BHLM
+    if bias is not None:
+      bias = jnp.tile(bias, len(loops_R))
     return dot_product.attend(
       q_BLHK,
       joined(kv[0], past.made[0]),
       joined(kv[1], past.made[1]),
       mask=seen_BLRL.reshape(b, 1, length, -1),
       kernel=self.model.attention_kernel,
+      bias=bias,
     )
 
   def _attend_by_map(
@@ -147,8 +153,8 @@ class Attention(nn.Module):
     def own(self: 'Attention') -> jax.Array:
       if cache is None:
         return self._map(x_BLD, context)
-      positions_BL = context.positions_BL
-      return cache.weights(self._query(x_BLD, context), positions_BL)
+      positions_BL, bias = context.positions_BL, context.bias_BHLM
+      return cache.weights(self._query(x_BLD, context), positions_BL, bias)
 
     map_BHLM = nn.cond(earlier.own, own, lambda _: earlier.made, self)
     if cache is not None:
@@ -167,7 +173,7 @@ class Attention(nn.Module):
       allowed = jnp.tril(allowed)
     if context.mask_BL is not None:
       allowed &= context.mask_BL[:, None, None, :]
-    return dot_product.weights(q_BLHK, k_BLHK, allowed)
+    return dot_product.weights(q_BLHK, k_BLHK, allowed, context.bias_BHLM)
 
   def _mix(self, map_BHLL: Any, v_BLGK: jax.Array) -> jax.Array:
     return dot_product.mixed(map_BHLL, self._per_query_head(v_BLGK))

@@ -118,12 +118,28 @@ class Slots(flax.struct.PyTreeNode):
       )
     )
 
-  def attend(self, q_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
+  def attend(
+    self,
+    q_BTHK: jax.Array,
+    positions_BT: jax.Array,
+    bias_BHTM: jax.Array | None = None,
+  ) -> jax.Array:
     """Mixes the values of all places up to each token's own: (B, T, H, K)."""
-    return self.mixed(self.weights(q_BTHK, positions_BT))
+    return self.mixed(self.weights(q_BTHK, positions_BT, bias_BHTM))
 
-  def weights(self, q_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
-    """How much each token attends to each place: (B, H, T, R * M)."""
+  def weights(
+    self,
+    q_BTHK: jax.Array,
+    positions_BT: jax.Array,
+    bias_BHTM: jax.Array | None = None,
+  ) -> jax.Array:
+    """How much each token attends to each place: (B, H, T, R * M).
+
+    Args:
+      q_BTHK: queries.
+      positions_BT: where their tokens stand.
+      bias_BHTM: added to the scores, of each slot the same; None: nothing.
+    """
     keys_BGMK = self._read(self.cache.keys_SBGMK)
     rows_B1 = jnp.arange(len(positions_BT))[:, None]
     read_BR = jnp.broadcast_to(
@@ -143,8 +159,12 @@ class Slots(flax.struct.PyTreeNode):
       preferred_element_type=jnp.float32,
     )
     scores_BGNTM = self._scaled(scores_BGNTM, self.cache.key_scales_SBGM)
+    scores_BGNTM *= k**-0.5
+    if bias_BHTM is not None:
+      grouped = bias_BHTM.shape[0], g, h // g, *bias_BHTM.shape[2:]
+      scores_BGNTM += jnp.tile(bias_BHTM.reshape(grouped), read_BR.shape[1])
     scores_BGNTM = jnp.where(
-      allowed_BTM[:, None, None], scores_BGNTM * k**-0.5, dot_product.NEVER
+      allowed_BTM[:, None, None], scores_BGNTM, dot_product.NEVER
     )
     map_BGNTM = jax.nn.softmax(scores_BGNTM, axis=-1).astype(q_BTHK.dtype)
     return map_BGNTM.reshape(b, h, t, -1)

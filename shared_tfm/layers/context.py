@@ -53,6 +53,8 @@ class Context(flax.struct.PyTreeNode):
       ones, and where those go; None: the sequence is whole.
     source: the same of the memory: written where there is a memory, and read
       in its place where there is none.
+    bias_BHLM: what is added to the scores of self-attention, float32; M is of
+      all that is attended to, and B may be 1. None: nothing.
   """
 
   positions_BL: jax.Array
@@ -67,6 +69,7 @@ class Context(flax.struct.PyTreeNode):
   past: Past | None = None
   cache: Slots | None = None
   source: Slots | None = None
+  bias_BHLM: jax.Array | None = None
 
   def read_by_keys(self, x_BLD: jax.Array) -> jax.Array:
     """What keys are given, beside a sublayer's input `x_BLD`."""

@@ -11,7 +11,10 @@ NEVER = -1e30  # a score, in float32, that softmax turns into 0
 
 
 def weights(
-  q_BLHK: jax.Array, k_BMHK: jax.Array, allowed: jax.Array
+  q_BLHK: jax.Array,
+  k_BMHK: jax.Array,
+  allowed: jax.Array,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """How much each position attends to each other: (B, H, L, M).
 
@@ -21,11 +24,15 @@ def weights(
     q_BLHK: queries.
     k_BMHK: keys, one for every query head.
     allowed: where a position may attend; it broadcasts to the result.
+    bias: added to the scores, after they are scaled; so does it.
   """
   scores = jnp.einsum(
     'blhk,bmhk->bhlm', q_BLHK, k_BMHK, preferred_element_type=jnp.float32
   )
-  scores = jnp.where(allowed, scores * q_BLHK.shape[-1] ** -0.5, NEVER)
+  scores *= q_BLHK.shape[-1] ** -0.5
+  if bias is not None:
+    scores += bias
+  scores = jnp.where(allowed, scores, NEVER)
   return jax.nn.softmax(scores, axis=-1).astype(q_BLHK.dtype)
 
 
@@ -41,6 +48,7 @@ def attend(
   mask: jax.Array | None = None,
   is_causal: bool = False,
   kernel: str = 'auto',
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Mixes values: (B, L, H, K). As `jax.nn.dot_product_attention`.
 
@@ -54,11 +62,12 @@ def attend(
     mask: where a position may attend; it broadcasts to (B, H, L, M).
     is_causal: whether positions see only those up to their own.
     kernel: `model.attention_kernel`.
+    bias: added to the scores, after they are scaled; (B, H, L, M) broadcasts.
 
   Raises:
     BadInput: see `kernels.choose`.
   """
-  by = kernels.choose(kernel, q_BLHK, k_BMGK, mask, is_causal)
+  by = kernels.choose(kernel, q_BLHK, k_BMGK, mask, is_causal, bias)
   if by == 'splash':
     return kernels.splash(q_BLHK, k_BMGK, v_BMGK, mask, is_causal)
   if by == 'cudnn' or q_BLHK.dtype != jnp.float16:
@@ -67,6 +76,7 @@ def attend(
       q_BLHK,
       k_BMGK,
       v_BMGK,
+      bias=bias,
       mask=mask,
       is_causal=is_causal,
       implementation=by,
@@ -81,4 +91,4 @@ def attend(
   k_BMHK, v_BMHK = (
     jnp.repeat(a, h // a.shape[2], axis=2) for a in (k_BMGK, v_BMGK)
   )
-  return mixed(weights(q_BLHK, k_BMHK, allowed), v_BMHK)
+  return mixed(weights(q_BLHK, k_BMHK, allowed, bias), v_BMHK)

@@ -125,11 +125,13 @@ class _Blocks(NamedTuple):
   end: jax.Array
 
 
-def _blocks(rows: int, sizes_M: jax.Array) -> _Blocks:
-  experts = len(sizes_M)
+def _blocks(rows: Any, sizes_M: jax.Array) -> _Blocks:
+  experts, width = len(sizes_M), 64
   # Near the mean number of rows: small enough to waste few, large enough for
-  # the products to be worth a step of the loop.
-  width = min(64, max(8, 2 ** int(math.log2(max(rows / experts, 1)))))
+  # the products to be worth a step of the loop. An exported program, whose
+  # batch is open, does not know that number.
+  if isinstance(rows, int):
+    width = min(width, max(8, 2 ** int(math.log2(max(rows / experts, 1)))))
   pieces_M = -(-sizes_M // width)
   last_M = jnp.cumsum(pieces_M)
   index = jnp.arange(-(-rows // width) + experts)
@@ -158,7 +160,7 @@ def _in_blocks(
   x_SD: jax.Array, kernel_MDF: jax.Array, sizes_M: jax.Array, dims: Any
 ) -> jax.Array:
   """Block by block; what a block writes past its end, the next overwrites."""
-  blocks = _blocks(len(x_SD), sizes_M)
+  blocks = _blocks(x_SD.shape[0], sizes_M)
   padded = _padded(x_SD, blocks.width)
   width = kernel_MDF.shape[2 if dims is _LEFT else 1]
 
@@ -167,8 +169,8 @@ def _in_blocks(
     one = _dot(rows, kernel_MDF[blocks.expert[i]], dims).astype(out.dtype)
     return jax.lax.dynamic_update_slice_in_dim(out, one, blocks.start[i], 0)
 
-  out = jnp.zeros((len(padded), width), x_SD.dtype)
-  return jax.lax.fori_loop(0, blocks.total, step, out)[: len(x_SD)]
+  out = jnp.zeros((padded.shape[0], width), x_SD.dtype)
+  return jax.lax.fori_loop(0, blocks.total, step, out)[: x_SD.shape[0]]
 
 
 def _blocks_backward(

@@ -29,6 +29,7 @@ def choose(
   k_BMGK: jax.Array,
   mask: jax.Array | None,
   is_causal: bool,
+  bias: jax.Array | None = None,
 ) -> str:
   """The kernel that a call is computed by: xla, cudnn or splash.
 
@@ -38,11 +39,12 @@ def choose(
     k_BMGK: keys.
     mask: booleans that broadcast to (B, H, L, M); None: none.
     is_causal: whether queries see only keys up to their own place.
+    bias: added to the scores; None: none.
 
   Raises:
     BadInput: the kernel asked for cannot compute this; why.
   """
-  call = q_BLHK, k_BMGK, mask, is_causal, platform()
+  call = q_BLHK, k_BMGK, mask, is_causal, platform(), bias
   if asked == 'auto':
     return next((name for name in FUSED if not reason(name, *call)), 'xla')
   why = '' if asked == 'xla' else reason(asked, *call)
@@ -57,6 +59,7 @@ def reason(
   mask: jax.Array | None,
   is_causal: bool,
   on: str,
+  bias: jax.Array | None = None,
 ) -> str:
   """Why a fused kernel cannot compute a call; empty where it can.
 
@@ -67,7 +70,10 @@ def reason(
     mask: so too.
     is_causal: so too.
     on: the platform, as `platform` tells it.
+    bias: see `choose`.
   """
+  if bias is not None:  # its gradient wants all scores anyway
+    return 'adds nothing to scores, and this model has a bias of distances'
   (length, width), keys = (q_BLHK.shape[1], q_BLHK.shape[3]), k_BMGK.shape[1]
   if is_causal and length != keys:
     return f'is causal for as many keys as queries, got {length} and {keys}'

@@ -1,10 +1,14 @@
-"""Where a token stands, and at which visit: tables, sinusoids, rotations."""
+"""Where a token stands, and at which visit: tables, sinusoids, rotations.
+
+Or how far away another stands: a bias of what attends to it.
+"""
 
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from shared_tfm.config import Model
 from shared_tfm.layers.lookup import Lookup
@@ -78,8 +82,80 @@ def rotate(
     turned = rotate(turned, positions_BL, theta)
     return jnp.concatenate([turned, kept], axis=-1)
   rate = theta ** (-jnp.arange(half) / half)
-  angle_BL1K = jnp.einsum('bl,k->blk', positions_BL, rate)[:, :, None]
+  places_BL = positions_BL.astype(jnp.float32)
+  angle_BL1K = jnp.einsum('bl,k->blk', places_BL, rate)[:, :, None]
   cos, sin = jnp.cos(angle_BL1K), jnp.sin(angle_BL1K)
   a, b = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
   return turned.astype(x_BLHK.dtype)
+
+
+class RelativeBias(nn.Module):
+  """What a score gains by how far apart two tokens are (T5, 1910.10683, 2.1).
+
+  For each head and bucket of distances a learned number. A stack has one such
+  table, which all its layers read; a decoder's buckets are of what came before
+  alone. Scores are divided by the root of K first, as anywhere, where T5's own
+  are not: that root is in the query weights then.
+  """
+
+  model: Model
+
+  def setup(self) -> None:
+    """Declares the table, (buckets, H)."""
+    m = self.model
+    init = nn.initializers.normal(m.d_model**-0.5)
+    self.table: Any = self.param(
+      'table',
+      nn.with_logical_partitioning(init, (None, 'heads')),
+      (m.relative_buckets, m.num_heads),
+    )
+
+  def __call__(self, queries_BL: jax.Array, keys_BM: jax.Array) -> jax.Array:
+    """The bias of scores, float32 (B, H, L, M).
+
+    Args:
+      queries_BL: where tokens stand that attend.
+      keys_BM: where those stand that they attend to.
+    """
+    m = self.model
+    ahead_BLM = keys_BM[:, None, :] - queries_BL[:, :, None]
+    buckets_BLM = bucket(
+      ahead_BLM, m.relative_buckets, m.relative_distance, m.causal
+    )
+    return jnp.moveaxis(self.table[buckets_BLM], -1, 1)
+
+
+def bucket(
+  ahead: jax.Array, buckets: int, farthest: int, causal: bool
+) -> jax.Array:
+  """The bucket of each distance, as T5's released code counts them.
+
+  Half the buckets of a direction are for one distance each, from 0 on; the
+  others grow with the logarithm, and the last has all from `farthest` on.
+
+  Args:
+    ahead: how far behind a token those stand that it attends to; negative:
+      they stand before it.
+    buckets: their number. Causal, all are of one direction, and what is ahead
+      is in the bucket of distance 0; else the second half is of what is ahead.
+    farthest: see above.
+    causal: see above.
+  """
+  if causal:
+    return _bucket_one_way(jnp.maximum(-ahead, 0), buckets, farthest)
+  half = buckets // 2
+  one_way = _bucket_one_way(jnp.abs(ahead), half, farthest)
+  return one_way + half * (ahead > 0)
+
+
+def _bucket_one_way(far: jax.Array, buckets: int, farthest: int) -> jax.Array:
+  """The number of buckets that begin no farther away, less one."""
+  alone = buckets // 2
+  distance = np.arange(alone, farthest + 1, dtype=np.float32)
+  rate = np.float32((buckets - alone) / np.log(farthest / alone))
+  grown = alone + (np.log(distance / np.float32(alone)) * rate).astype(int)
+  bucket_of = np.r_[np.arange(alone), np.minimum(grown, buckets - 1)]
+  starts = np.searchsorted(bucket_of, np.arange(1, buckets))
+  begun = far[..., None] >= starts.reshape(*far.ndim * (1,), -1)
+  return jnp.sum(begun, axis=-1)

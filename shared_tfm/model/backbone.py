@@ -14,6 +14,7 @@ from shared_tfm.layers.context import Context
 from shared_tfm.layers.embedding import Embedding
 from shared_tfm.layers.norm import Norm
 from shared_tfm.layers.patches import Patches
+from shared_tfm.layers.position import RelativeBias
 from shared_tfm.layers.width import Resize, Safe
 from shared_tfm.model import kept as keeping
 from shared_tfm.model.depth import Controls, Ran
@@ -62,6 +63,10 @@ class Backbone(nn.Module):
       setattr(self, name, Stack(stack, self.train))
     for name, width in sides.resizes(self.model).items():
       setattr(self, name, Resize(self.model, width, self.train))
+    if self.model.position == 'relative':
+      for name, side in sides.sides(self.model).items():
+        at = '' if name == 'stack' else f'{name}_'
+        setattr(self, f'{at}relative', RelativeBias(side))
     self.controls = Controls(stacks['stack'], self.train)
     if 'encoder' in stacks:
       self.source = Embedding(sides.sides(self.model)['encoder'], self.train)
@@ -110,6 +115,7 @@ class Backbone(nn.Module):
       f'a source is for an encoder_decoder, which needs one; this model is of'
       f' family {self.model.family}',
     )
+    bias_BHLM = self._bias(tokens_BL, positions_BL, kept)
     if positions_BL is None:
       positions_BL = self._positions(tokens_BL)
     losses, metrics, lender = {}, {}, None
@@ -120,7 +126,9 @@ class Backbone(nn.Module):
     if encodes:
       there = self.encoder.variables
       lender = masks.applied(nn.unbox(there['params']), there.get('masks', {}))
-    context = Context(positions_BL, mask_BL, memory_BSD, source_mask_BS)
+    context = Context(
+      positions_BL, mask_BL, memory_BSD, source_mask_BS, bias_BHLM=bias_BHLM
+    )
     kept = None if kept is None else dict(kept)
     if self.model.family == 'vision':
       x_BLD = self.embedding(tokens_BL, positions_BL)
@@ -173,12 +181,40 @@ class Backbone(nn.Module):
     length = self.model.max_len if vision else read.shape[1]
     return jnp.broadcast_to(jnp.arange(length), (read.shape[0], length))
 
+  def _bias(
+    self,
+    read: jax.Array,
+    positions_BL: jax.Array | None = None,
+    kept: dict[str, Any] | None = None,
+    side: str = '',
+  ) -> jax.Array | None:
+    """What scores gain by distance; made once, and read by every visit.
+
+    Args:
+      read: tokens, or images.
+      positions_BL: where they stand; None: all rows from the first place on.
+      kept: as of `outputs`, whose places are attended to.
+      side: of an encoder-decoder, 'encoder_' for that.
+    """
+    if self.model.position != 'relative':
+      return None
+    if positions_BL is None:
+      positions_BL = self._positions(read[:1])
+    keys_BM = positions_BL
+    if kept is not None:
+      keys_BM = jnp.arange(kept['stack'].places)[None]
+    bias_BHLM: jax.Array = getattr(self, f'{side}relative')(
+      positions_BL, keys_BM
+    )
+    return bias_BHLM
+
   def encoded(self, source_BS: jax.Array, mask_BS: jax.Array | None) -> Outputs:
     """The source as the decoder sees it; names begin with 'encoder_'."""
     positions_BS = self._positions(source_BS)
     table = self.embedding if self.model.tie_source else None
     x_BSD = self.source(source_BS, positions_BS, mask_BS, table=table)
-    context = Context(positions_BS, mask_BS)
+    bias_BHSS = self._bias(source_BS, side='encoder_')
+    context = Context(positions_BS, mask_BS, bias_BHLM=bias_BHSS)
     ran = self._run('encoder', self.encoder_controls, x_BSD, context)
     x_XBSD = ran.x_XBLD
     if self.model.norm_position != 'post':

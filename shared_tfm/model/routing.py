@@ -57,6 +57,7 @@ def _gathered(core: Core, state: Any) -> Ran:
       r,
       context.replace(
         positions_BL=_take(context.positions_BL, chosen_BM),
+        bias_BHLM=_between(context.bias_BHLM, chosen_BM),
         mask_BL=_take(live_BM, places_BK) if padded else None,
       ),
     )
@@ -212,6 +213,15 @@ def _highest(logits_BM: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 def _take(values_BM: jax.Array, places_BK: jax.Array) -> jax.Array:
   """Those places of every row; further axes go along."""
   return jax.vmap(lambda row, at: row[at])(values_BM, places_BK)
+
+
+def _between(bias_BHLL: Any, places_BK: jax.Array) -> jax.Array | None:
+  """The bias of scores between those places of every row."""
+  if bias_BHLL is None:
+    return None
+  shape = len(places_BK), *bias_BHLL.shape[1:]
+  taken = jax.vmap(lambda bias_HLL, at: bias_HLL[:, at[:, None], at[None]])
+  return taken(jnp.broadcast_to(bias_BHLL, shape), places_BK)
 
 
 def _cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:

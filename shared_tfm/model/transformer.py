@@ -18,9 +18,11 @@ class Transformer(Scored):
 
   Its parameters: 'embedding', 'stack' (the bank), 'norm' (the final norm, which
   'post' placement does not have), 'head', 'classes' or 'spans' (what is
-  scored), and 'controls' of an adaptive depth.
+  scored), 'relative' (where scores gain by distance), and 'controls' of an
+  adaptive depth.
   An encoder-decoder has in 'stack' its decoder, and besides 'source' (the
-  source's embedding), 'encoder' (a bank), 'encoder_norm', 'encoder_controls'.
+  source's embedding), 'encoder' (a bank), 'encoder_norm', 'encoder_relative'
+  and 'encoder_controls'.
   Where the first and last layers are of another width, they are in 'prelude'
   and 'coda', what changes the width in 'core_in' and 'core_out', and the same
   for the encoder in 'encoder_prelude' and so on.
@@ -114,7 +116,7 @@ class Transformer(Scored):
     x_B1D = self.embedding(tokens_B[:, None], positions_B1)
     ticked: ticking.Ticked = self.stack(
       x_B1D,
-      Context(positions_B1),
+      Context(positions_B1, bias_BHLM=self._bias(tokens_B, positions_B1, kept)),
       self.controls(),
       kept=kept['stack'],
       score=score,

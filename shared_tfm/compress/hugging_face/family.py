@@ -40,6 +40,7 @@ class Family:
     layers: what the names of a row's modules begin with, {} for its number.
     inside: our modules of a layer to theirs; 'name:i/n' is the i-th of n that
       lie side by side in one.
+    encoder: the same two of an encoder-decoder's encoder.
     turned: whether their linear maps store (out, in), as torch.nn.Linear does.
     left: patterns of tensors that are copies, constants or of other heads.
   """
@@ -54,5 +55,6 @@ class Family:
   outside: Mapping[str, str]
   layers: str
   inside: Mapping[str, str]
+  encoder: tuple[str, Mapping[str, str]] = ('', {})
   turned: bool = True
   left: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from shared_tfm.compress.hugging_face import settings, tensors
+from shared_tfm.compress.hugging_face import settings, t5, tensors
 from shared_tfm.compress.hugging_face.family import Family
 from shared_tfm.config import Config
 from shared_tfm.data.tokenizers import FILE
@@ -56,7 +56,8 @@ def read(folder: Path) -> tuple[Config, Any]:
   config = config_of(folder)
   family = settings.family_of(given, str(folder / CONFIG))
   files = _Files(folder, family)
-  links = tensors.links(family, config, settings.inner_of(given))
+  scales = settings.scales_of(family, config.model, given)
+  links = tensors.links(family, config, settings.inner_of(given), scales)
   need(
     any(link.name in files.shapes for link in links),
     f'{files.where} is of another architecture: it has no tensor of'
@@ -107,9 +108,15 @@ def _same_width(family: Family, config: Config, files: '_Files') -> None:
 
 def _settings(folder: Path) -> dict[str, Any]:
   try:
-    return dict(json.loads((folder / CONFIG).read_text()))
+    given = dict(json.loads((folder / CONFIG).read_text()))
   except (ValueError, TypeError) as error:
     raise BadInput(f'{folder / CONFIG} is no config: {error}') from None
+  if given.get('model_type') != t5.T5.kind:
+    return given
+  files = _Files(folder, t5.T5)
+  tables = [files.read(n) for n in (t5.HEAD, t5.TABLE) if n in files.shapes]
+  own = t5.HEAD in files.shapes and not np.array_equal(tables[0], tables[-1])
+  return t5.told(given, own)
 
 
 class _Files:

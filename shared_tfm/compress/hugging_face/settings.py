@@ -5,22 +5,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared_tfm import config as configs
+from shared_tfm.compress.hugging_face import t5
 from shared_tfm.compress.hugging_face.bert import ALBERT, BERT
 from shared_tfm.compress.hugging_face.family import Family
 from shared_tfm.compress.hugging_face.gpt2 import GPT2
 from shared_tfm.compress.hugging_face.llama import LLAMA, MISTRAL
+from shared_tfm.compress.hugging_face.t5 import GATED, T5
 from shared_tfm.config import Config, Model, ranges
 from shared_tfm.errors import BadInput, need, unknown
 
-FAMILIES = {f.kind: f for f in (ALBERT, BERT, GPT2, LLAMA, MISTRAL)}
+FAMILIES = (ALBERT, BERT, GPT2, LLAMA, MISTRAL, T5, GATED)
 _ROPE = 'rope_parameters'
 # Which no config of ours knows.
 _TOKENS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+# What a model of theirs that is trained on reads, unless told otherwise.
+_DATA: dict[str, dict[str, Any]] = {
+  'decoder': {},
+  'encoder': {},
+  'encoder_decoder': {
+    'task': {'name': 'translation'},
+    'data': {'source': 'parallel'},
+  },
+}
 # Fields of a model that change nothing where it has not what they are about.
 _IDLE = (
   'core_ff',
   'core_dropout',
-  'tie_source',
   'image_size',
   'patch_size',
   'channels',
@@ -31,13 +41,20 @@ def family_of(given: Mapping[str, Any], where: str) -> Family:
   """The family of a config.json.
 
   Raises:
-    BadInput: it is none of those that are known.
+    BadInput: it is none of those that are known, or its activation.
   """
   kind = given['model_type']
   kind = kind if isinstance(kind, str) else repr(kind)
-  if kind not in FAMILIES:
-    raise unknown(f'model_type in {where}', kind, FAMILIES)
-  return FAMILIES[kind]
+  found = [family for family in FAMILIES if family.kind == kind]
+  if not found:
+    kinds = dict.fromkeys(family.kind for family in FAMILIES)
+    raise unknown(f'model_type in {where}', kind, kinds)
+  names = {n: family for family in found for n in family.activation[1]}
+  key, _, default = found[0].activation
+  name = given.get(key, default)
+  if name not in names:
+    raise unknown(f'{key} in {where}', name, names)
+  return names[name]
 
 
 def config_of(given: Mapping[str, Any], where: str) -> Config:
@@ -50,9 +67,10 @@ def config_of(given: Mapping[str, Any], where: str) -> Config:
   Raises:
     BadInput: it is of no known kind, or a setting means what no config says.
   """
-  family = family_of(given, where)
   try:
-    return configs.cross({'model': _fields(family, _flat(given), where)})
+    family = family_of(given, where)
+    fields = _fields(family, _flat(given), where)
+    return configs.cross({**_DATA[family.ours['family']], 'model': fields})
   except (TypeError, AttributeError, ZeroDivisionError) as error:
     raise BadInput(f'{where} has a setting of a wrong kind: {error}') from None
 
@@ -83,10 +101,7 @@ def _fields(
       f' {fields[ours]!r}: there is one for both',
     )
   key, names, default = family.activation
-  name = given.get(key, default)
-  if name not in names:
-    raise unknown(f'{key} in {where}', name, names)
-  fields['activation'] = names[name]
+  fields['activation'] = names[given.get(key, default)]
   if 'classes' in fields['head']:
     fields['num_classes'] = _classes(fields['head'], given)
   if family.kind == 'albert':
@@ -140,6 +155,13 @@ def _groups(given: Mapping[str, Any]) -> dict[str, Any]:
   return {'num_layers': len(table), 'sharing': {'layer': spec}}
 
 
+def scales_of(
+  family: Family, model: Model, given: Mapping[str, Any]
+) -> dict[str, float]:
+  """By what weights of our modules are theirs multiplied, where they are."""
+  return t5.scales(model, given) if family.kind == T5.kind else {}
+
+
 def inner_of(given: Mapping[str, Any]) -> int:
   """How many layers a group of ALBERT's has."""
   return int(given.get('inner_group_num', 1))
@@ -168,6 +190,8 @@ def written(family: Family, model: Model, count: int) -> dict[str, Any]:
     made['rope_theta'] = inside['rope_theta']  # as versions before 5 read it
   if family.kind == 'albert':
     made |= {'num_hidden_groups': count, 'inner_group_num': 1}
+  if family.kind == 't5':
+    made['scale_decoder_outputs'] = model.tie_embeddings
   if 'classes' in model.head:
     names = {str(i): f'LABEL_{i}' for i in range(model.num_classes)}
     made |= {
@@ -187,12 +211,15 @@ def misfits(family: Family, model: Model) -> list[str]:
   if model.head not in family.heads:
     return [f'model.head {model.head!r}']
   reused = [
-    f'model.sharing.{name} {getattr(model.sharing, name)!r}'
+    f'model.{group}.{name} {spec!r}'
+    for group in ('sharing', 'sharing_decoder')
     for name in ('kv_source', 'map_source')
-    if getattr(model.sharing, name)
+    if (spec := getattr(getattr(model, group), name))
   ]
   if reused:
     return reused
+  if model.d_ff < 0:
+    return [f'model.d_ff {model.d_ff}']
   said, known = model, family.activation[1].values()
   if model.activation not in known:
     said = dataclasses.replace(model, activation=next(iter(known)))
@@ -222,6 +249,10 @@ def plain(model: Model) -> Model:
   ]
   if model.position != 'rotary':
     drop += ['rope_theta', 'rotary_fraction']
+  if model.position != 'relative':
+    drop += ['relative_buckets', 'relative_distance']
+  if model.family != 'encoder_decoder':
+    drop += ['tie_source']
   if 'classes' not in model.head:
     drop += ['num_classes', 'pool', 'pooler']
   if model.family == 'encoder':

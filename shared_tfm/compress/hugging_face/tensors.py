@@ -29,6 +29,7 @@ class Link(NamedTuple):
     part: which of how many that lie side by side there, along the last axis.
     turned: whether they store it transposed.
     shape: of ours.
+    scale: what theirs is multiplied by.
   """
 
   path: Path
@@ -37,6 +38,12 @@ class Link(NamedTuple):
   part: tuple[int, int]
   turned: bool
   shape: tuple[int, ...]
+  scale: float = 1.0
+
+  @property
+  def module(self) -> str:
+    """Ours, dotted; of a bank's, its path in a layer."""
+    return '.'.join(self.path[0 if self.row is None else 2 : -1])
 
   @property
   def there(self) -> tuple[int, ...]:
@@ -49,32 +56,43 @@ class Link(NamedTuple):
 def shapes(config: Config) -> Any:
   """The parameters of a config, as shapes."""
   tokens = jnp.zeros((1, 1), jnp.int32)
-  made = jax.eval_shape(build(config).init, jax.random.key(0), tokens)
+  source = {}
+  if config.model.family == 'encoder_decoder':
+    source['source_BS'] = tokens
+  made = jax.eval_shape(build(config).init, jax.random.key(0), tokens, **source)
   return nn.unbox(made)['params']
 
 
-def links(family: Family, config: Config, inner: int = 1) -> list[Link]:
+def links(
+  family: Family,
+  config: Config,
+  inner: int = 1,
+  scales: Mapping[str, float] | None = None,
+) -> list[Link]:
   """Where every parameter of a config lies there.
 
   Args:
     family: of theirs.
     config: ours, whose bank has a full row for each of theirs.
     inner: how many rows a group of layers has.
+    scales: by what weights of our modules are theirs multiplied; None: by 1.
   """
+  banks = {'stack': (family.layers, family.inside), 'encoder': family.encoder}
   _, own = family.heads[config.model.head]
   outside, found = {**family.outside, **own}, []
   for path, leaf in flatten_dict(shapes(config)).items():
-    if path[0] != 'stack':
+    if path[0] not in banks:
       found.append(_link(family, outside, path, path, leaf.shape, None, ''))
       continue
+    layers, inside = banks[path[0]]
     for row in range(leaf.shape[0]):
-      numbers = divmod(row, inner) if family.layers.count('{}') > 1 else (row,)
-      at = family.layers.format(*numbers)
-      inside = family.inside
+      numbers = divmod(row, inner) if layers.count('{}') > 1 else (row,)
+      at = layers.format(*numbers)
       found.append(
         _link(family, inside, path, path[2:], leaf.shape[1:], row, at)
       )
-  return found
+  by = scales or {}
+  return [link._replace(scale=by.get(link.module, 1.0)) for link in found]
 
 
 def _link(
@@ -127,6 +145,7 @@ def gathered(
       f' says {link.there}',
     )
     tensor = np.asarray(read(link.name)).astype(np.float32)
+    tensor *= np.float32(link.scale)
     ours = tensor.T if link.turned else tensor
     i, n = link.part
     leaf = np.split(ours, n, axis=-1)[i] if n > 1 else ours
@@ -148,6 +167,7 @@ def scattered(found: list[Link], params: Any) -> dict[str, np.ndarray]:
   for link in found:
     leaf = np.asarray(flat[link.path], np.float32)
     leaf = leaf if link.row is None else leaf[link.row]
+    leaf = leaf / np.float32(link.scale)
     parts.setdefault(link.name, {})[link.part[0]] = (
       leaf.T if link.turned else leaf
     )

@@ -62,12 +62,13 @@ def write(
     model = dataclasses.replace(model, depth=Depth())
   family = _family(model, count)
   own = dataclasses.replace(config, model=model)
-  links = tensors.links(family, own)
+  made = settings.written(family, model, count) | {'torch_dtype': dtype}
+  scales = settings.scales_of(family, model, made)
+  links = tensors.links(family, own, scales=scales)
   found = tensors.scattered(links, params)
   if family is ALBERT and model.embed_dim == model.d_model:
     found |= reading.widening(model.d_model)
   found = {name: leaf.astype(dtype) for name, leaf in found.items()}
-  made = settings.written(family, model, count) | {'torch_dtype': dtype}
   with files.made(folder) as part:
     save_file(found, part / reading.WEIGHTS, metadata={'format': 'pt'})
     text = json.dumps(made, indent=2) + '\n'
@@ -120,21 +121,20 @@ def _family(model: Model, count: int) -> Family:
   Raises:
     BadInput: there is none; what the nearest one lacks.
   """
-  lacking = {}
-  for family in settings.FAMILIES.values():
+  lacking = []
+  for family in settings.FAMILIES:
     shares = count < model.num_layers or model.embed_dim != model.d_model
     if family.ours['family'] == model.family and (
       model.family != 'encoder' or (family is ALBERT) == shares
     ):
-      lacking[family.kind] = settings.misfits(family, model)
-      if not lacking[family.kind]:
+      lacking.append((family.kind, settings.misfits(family, model)))
+      if not lacking[-1][1]:
         return family
   if not lacking:
     raise BadInput(
       f'no model of theirs is known for model.family {model.family}'
     )
-  kind = min(lacking, key=lambda kind: len(lacking[kind]))
+  kind, fields = min(lacking, key=lambda pair: len(pair[1]))
   raise BadInput(
-    f'no model of theirs computes this; {kind} has no'
-    f' {", ".join(lacking[kind])}'
+    f'no model of theirs computes this; {kind} has no {", ".join(fields)}'
   )
