@@ -478,6 +478,25 @@ RUNS = {
 }
 
 
+def cut_as_whole(config, folder):
+  """A run that was cut and went on ends as one that was not.
+
+  Returns:
+    Its result and its last state; it lies in `folder` / 'cut'.
+  """
+  whole = loop.train(config, folder / 'whole')
+  with pytest.raises(Interrupted):
+    loop.train(config, folder / 'cut', bar=Bar(7))
+  result = loop.train(config, folder / 'cut')
+  states = [loop.load(folder / name, 'latest')[1] for name in ('whole', 'cut')]
+  jax.tree.map(np.testing.assert_array_equal, *states)
+  assert lines(folder / 'whole') == lines(folder / 'cut')
+  for each in (whole, result):
+    each.pop('tokens_per_second')
+  assert whole == result
+  return result, states[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'name',
@@ -486,19 +505,7 @@ RUNS = {
 def test_an_adaptive_run_that_was_cut_equals_one_that_was_not(
   name, text, tmp_path
 ):
-  config = with_data(RUNS[name], text)
-  whole = loop.train(config, tmp_path / 'whole')
-  with pytest.raises(Interrupted):
-    loop.train(config, tmp_path / 'cut', bar=Bar(7))
-  result = loop.train(config, tmp_path / 'cut')
-  states = [
-    loop.load(tmp_path / folder, 'latest')[1] for folder in ('whole', 'cut')
-  ]
-  jax.tree.map(np.testing.assert_array_equal, *states)
-  assert lines(tmp_path / 'whole') == lines(tmp_path / 'cut')
-  for clock in ('tokens_per_second',):
-    whole.pop(clock), result.pop(clock)
-  assert whole == result
+  cut_as_whole(with_data(RUNS[name], text), tmp_path)
   changes = [line['step'] for line in log.read(tmp_path / 'cut')]
   assert max(changes) == 12
   found = [x for x in lines(tmp_path / 'cut') if x['kind'] == 'table']

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import test_adaptive
 from flax.traverse_util import flatten_dict, unflatten_dict
-from test_adaptive import Bar, batch, compilations, lines, with_data
+from test_adaptive import batch, compilations, cut_as_whole, with_data
 from test_encoder_decoder import params_of
 from test_mesh import on_mesh
 from test_stack import TOKENS
@@ -17,7 +17,7 @@ from test_stack import TOKENS
 from shared_tfm import accounting
 from shared_tfm import config as configs
 from shared_tfm.config import pruning
-from shared_tfm.errors import BadInput, Interrupted
+from shared_tfm.errors import BadInput
 from shared_tfm.model import build
 from shared_tfm.sharing import masks
 from shared_tfm.train import log, loop, prune, visits
@@ -435,18 +435,7 @@ RUNS = {
 @pytest.mark.parametrize('name', RUNS)
 def test_a_run_that_was_cut_equals_one_that_was_not(name, text, tmp_path):
   config = with_data(RUNS[name], text)
-  whole = loop.train(config, tmp_path / 'whole')
-  with pytest.raises(Interrupted):
-    loop.train(config, tmp_path / 'cut', bar=Bar(7))
-  result = loop.train(config, tmp_path / 'cut')
-  states = [
-    loop.load(tmp_path / folder, 'latest')[1] for folder in ('whole', 'cut')
-  ]
-  jax.tree.map(np.testing.assert_array_equal, *states)
-  assert lines(tmp_path / 'whole') == lines(tmp_path / 'cut')
-  for each in (whole, result):
-    each.pop('tokens_per_second')
-  assert whole == result
+  result, state = cut_as_whole(config, tmp_path)
   told = [
     line['sparsity']
     for line in log.read(tmp_path / 'cut')
@@ -455,7 +444,7 @@ def test_a_run_that_was_cut_equals_one_that_was_not(name, text, tmp_path):
   assert told == sorted(told) and told[0] < told[-1]
   assert result['sparsity'] == pytest.approx(told[-1], abs=1e-3)
   stored = accounting.parameters(config.model)['stored']
-  gone = sum(each.sum() for each in hidden(states[0]).values())
+  gone = sum(each.sum() for each in hidden(state).values())
   assert result['non_zero_params'] == stored - gone
   if name == 'movement':
     # The best is one of those that have all their zeros.

@@ -540,6 +540,15 @@ def test_a_run_in_integers(run, capsys):
     'train.init_from eight holds integers, which are not passed on: convert it'
     ' to float32'
   )
+  line = refused(
+    capsys,
+    run.parent,
+    *('compare', '--config=config.py', '--sharing=all', '--workdir=new'),
+    *(
+      f'--config.model.quantise.{x}' for x in ('weights=int8', 'store=integers')
+    ),
+  )
+  assert line.startswith('model.quantise.store integers is not trained')
 
 
 def test_what_convert_refuses(run, capsys):

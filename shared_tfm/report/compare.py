@@ -18,7 +18,7 @@ from shared_tfm.data import Dataset, tokenizers
 from shared_tfm.errors import BadInput, Diverged, need
 from shared_tfm.report import history, html, plots, results_file, tables
 from shared_tfm.tasks import prepare
-from shared_tfm.train import donor, log, programs, runs
+from shared_tfm.train import donor, log, programs, runs, step
 from shared_tfm.train.loop import train
 from shared_tfm.train.watch import progress
 
@@ -70,6 +70,7 @@ def compare(
   workdir = Path(workdir)
   sweep = _sweep(configs.cross(config), schemes, seeds, workdir)
   for run in sweep:
+    step.check(run.config)
     if not runs.check(run.folder, run.config):
       donor.check(run.config)
   dataset = prepare(sweep[0].config, workdir)
