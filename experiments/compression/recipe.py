@@ -31,10 +31,13 @@ BASE = (
   *('--config.model.activation=gelu_tanh', '--config.train.num_steps=600'),
   *('--config.optimizer.learning_rate=2e-3', '--config.train.eval_every=100'),
 )
-TUNED = (
-  *('--tune', '--config.train.num_steps=200'),
-  *('--config.optimizer.learning_rate=1e-3',),
-)
+
+
+def _tuned(steps: int) -> tuple[str, ...]:
+  return (
+    *('--tune', f'--config.train.num_steps={steps}'),
+    '--config.optimizer.learning_rate=1e-3',
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +62,11 @@ def _made(name: str, source: str, *words: str) -> Stage:
 BITS = '--quantise=int4:64'
 STAGES = (
   Stage('dense', '', BASE),
-  _made('shared', 'dense', '--sharing=cycle:3', *TUNED),
-  _made('pruned', 'shared', '--prune=neurons:0.5', *TUNED),
+  _made('longer', 'dense', *_tuned(600)),  # as much training as all stages
+  _made('shared', 'dense', '--sharing=cycle:3', *_tuned(200)),
+  _made('pruned', 'shared', '--prune=neurons:0.5', *_tuned(200)),
   _made('rounded', 'pruned', BITS),
-  _made('tuned', 'pruned', BITS, *TUNED),
+  _made('tuned', 'pruned', BITS, *_tuned(200)),
   _made('stored', 'tuned', BITS),
 )
 SHOWN = [stage for stage in STAGES if stage.name != 'tuned']
