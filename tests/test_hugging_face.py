@@ -365,7 +365,7 @@ def test_t5s_tensors_that_are_not_what_they_should_be(theirs):
   )
   path.write_text(json.dumps({**there, 'feed_forward_proj': 'gated-relu'}))
   assert error(folder) == (
-    "unknown feed_forward_proj in config.json 'gated-relu'; did you mean"
+    f"unknown feed_forward_proj in {path} 'gated-relu'; did you mean"
     " 'gated-gelu'?"
   )
   (folder / 'model.safetensors').write_bytes(b'cut')

@@ -132,7 +132,7 @@ def platform() -> str:
   found = jax.default_backend()
   if found == 'gpu':
     version = jax.devices()[0].client.platform_version
-    return 'rocm' if 'rocm' in version.lower() else 'cuda'
+    return 'cuda' if 'cuda' in version.lower() else 'rocm'
   return found
 
 
