@@ -7,14 +7,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks.rows import Plan, Row, compared
-from benchmarks.sections.depthwise import MODEL, REQUESTS, ROWS, SMALL
+from benchmarks.sections.depthwise import MODEL, ROWS, SMALL, drawn
 from benchmarks.turns import Run, measured
 from shared_tfm import config as configs
 from shared_tfm.infer import sampling
-from shared_tfm.infer.batching import Batcher, Request
+from shared_tfm.infer.batching import Batcher
 from shared_tfm.model import build
 
 
@@ -41,12 +40,7 @@ def rows(plan: Plan) -> Iterator[Row]:
 def _case(
   config: Any, variables: Any, found: dict[str, list[list[int]]]
 ) -> Iterator[tuple[str, Run]]:
-  random = np.random.default_rng(0)
-  vocab = config.model.vocab_size
-  requests = [
-    Request(random.integers(0, vocab, 8), int(random.integers(8, 48)))
-    for _ in range(REQUESTS)
-  ]
+  requests = drawn(config.model.vocab_size)
 
   def batched() -> None:
     batcher = Batcher(config, variables, ROWS, 64)

@@ -59,15 +59,19 @@ def rows(plan: Plan) -> Iterator[Row]:
       yield compared(case, taken, name, 'ours', mean_loops=loops)
 
 
-def _case(
-  config: Any, variables: Any, found: dict[str, list[Done]]
-) -> Iterator[tuple[str, Run]]:
+def drawn(vocab: int) -> list[Request]:
+  """Prompts of 8 tokens, each to be continued by 8 to 47."""
   random = np.random.default_rng(0)
-  vocab = config.model.vocab_size
-  requests = [
+  return [
     Request(random.integers(0, vocab, 8), int(random.integers(8, 48)))
     for _ in range(REQUESTS)
   ]
+
+
+def _case(
+  config: Any, variables: Any, found: dict[str, list[Done]]
+) -> Iterator[tuple[str, Run]]:
+  requests = drawn(config.model.vocab_size)
   for name, together in (('ours', False), ('by tokens', True)):
 
     def run(name: str = name, together: bool = together) -> None:
