@@ -18,7 +18,7 @@ from test_sums import N, config_of
 from shared_tfm import accounting
 from shared_tfm import config as configs
 from shared_tfm.__main__ import main
-from shared_tfm.compress import heir
+from shared_tfm.compress import target
 from shared_tfm.compress.convert import STARTS, check, convert
 from shared_tfm.config.loops import is_plain, loops
 from shared_tfm.errors import BadInput
@@ -127,9 +127,9 @@ def test_every_preset_can_be_unrolled(preset):
   config = configs.cross({'preset': preset.example, 'model': sizes})
   if preset.name == 'huginn':
     with pytest.raises(BadInput, match='need the same rows in every loop'):
-      heir.target(config, 'none', [])
+      target.config_of(config, 'none', [])
     return
-  own = heir.target(config, 'none', [])
+  own = target.config_of(config, 'none', [])
   check(config.model, own.model)
   counts = accounting.parameters(own.model)
   reused = config.model.sharing

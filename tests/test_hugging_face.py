@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from test_cli import refused, said
 
 from shared_tfm import config as configs
-from shared_tfm.compress import heir
+from shared_tfm.compress import target
 from shared_tfm.compress.convert import convert
 from shared_tfm.compress.hugging_face import reading, settings, writing
 from shared_tfm.data import tokenizers as data_tokenizers
@@ -578,11 +578,11 @@ def test_t5_shared_and_back(tmp_path):
   config, params = reading.read(hf_peers.GOLDEN / 't5')
   golden = hf_peers.golden('t5')
   longer = ['--config.model.max_len=32']  # no table has rows for it
-  shared = heir.target(config, 'cycle:2+none@16 norm=none', longer)
+  shared = target.config_of(config, 'cycle:2+none@16 norm=none', longer)
   made = convert(config.model, params, {}, shared.model, None)
   found = hf_peers.ours(shared, made.params)
   assert hf_peers.difference(found, golden) < 1e-4
-  own = heir.target(shared, 'none', [])
+  own = target.config_of(shared, 'none', [])
   made = convert(shared.model, made.params, {}, own.model, None)
   told = writing.write(own, made.params, {}, tmp_path / 'out')
   assert told['class'] == 'T5ForConditionalGeneration'

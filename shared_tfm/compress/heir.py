@@ -9,17 +9,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from shared_tfm import config as configs
-from shared_tfm import config_file, files, tasks
-from shared_tfm.compress import begin, convert, moments, pruning, sources
+from shared_tfm import files, tasks
+from shared_tfm.compress import (
+  begin,
+  convert,
+  moments,
+  pruning,
+  sources,
+  target,
+)
 from shared_tfm.compress.calibrate import calibrated
 from shared_tfm.config import Config, Prune
-from shared_tfm.config.door import PRESET
-from shared_tfm.config.loops import is_plain, loops
 from shared_tfm.data import tokenizers
 from shared_tfm.errors import BadInput, need, unknown
 from shared_tfm.layers.ranges import RANGES
-from shared_tfm.sharing import levels
 from shared_tfm.train import hosts, loop, prune, runs, step
 from shared_tfm.train.programs import evaluate, programs
 from shared_tfm.train.state import State
@@ -79,7 +82,9 @@ def make(
   need(not hosts.several(), 'a conversion is made by one process')
   smaller, told = _smaller(asked)
   base = smaller.config if smaller else sources.config(Path(asked.source))
-  config = target(pruning.masks(base, asked.prune), sharing, overrides)
+  config = target.config_of(
+    pruning.masks(base, asked.prune), sharing, overrides
+  )
   if tune:
     step.check(config)
   known = _begun(workdir, asked, config) if tune else None
@@ -104,53 +109,6 @@ def _smaller(asked: Asked) -> tuple[sources.Source | None, dict[str, Any]]:
     return None, {}
   source = sources.load(Path(asked.source), asked.checkpoint)
   return pruning.smaller(source, asked.prune, asked.score)
-
-
-def target(config: Config, sharing: str, overrides: Sequence[str]) -> Config:
-  """The config of the run that is made; arguments as of `make`.
-
-  What a network loops and reuses stays as it is under any scheme.
-  """
-  train = dataclasses.replace(config.train, init_from='')
-  config = dataclasses.replace(config, train=train)
-  if sharing:
-    kept = _reusing(config, sharing)
-    config = configs.with_sharing(_looping(_fixed(config)), kept)
-  return config_file.changed(config, overrides)
-
-
-def _fixed(config: Config) -> Config:
-  """The same with tables that no longer change."""
-  if config.adapt.method == 'none':
-    return config
-  model = dataclasses.replace(config.model, tables='fixed')
-  return dataclasses.replace(config, model=model, adapt=configs.Adapt())
-
-
-def _looping(config: Config) -> Config:
-  """The same with its loops as numbers, which no longer follow its tables."""
-  model = config.model
-  if model.family == 'encoder_decoder' or loops(model).times == 1:
-    return config
-  if is_plain(model) and model.depth.attention == 'loop':
-    return config
-  p, c, _, k = loops(model)
-  depth = dataclasses.replace(model.depth, prelude=p, core=c, coda=k)
-  model = dataclasses.replace(model, depth=depth)
-  return dataclasses.replace(config, model=model)
-
-
-def _reusing(config: Config, sharing: str) -> str:
-  """A scheme that reuses what the network does: it has no other weights."""
-  if sharing.startswith(PRESET):
-    return sharing
-  given = levels.assignments(sharing)
-  for at, group in ('', 'sharing'), ('decoder.', 'sharing_decoder'):
-    for name in ('kv_source', 'map_source'):
-      spec = getattr(getattr(config.model, group), name)
-      if spec and at + name not in given:
-        sharing += f' {at}{name}={spec}'
-  return sharing
 
 
 def _begun(
