@@ -86,6 +86,18 @@ def test_an_example_is_a_function_of_its_place(name):
     assert not other & set(first)
 
 
+@every_task
+def test_difficulties_can_be_mixed(name):
+  made = [example(name, 5, 0, 0, i, easiest=2) for i in range(200)]
+  alone = {d: len(''.join(example(name, d, 0, 0, 0))) for d in (2, 3, 4, 5)}
+  lengths = [len(prompt + answer) for prompt, answer in made]
+  assert {lengths.count(n) for n in alone.values()} <= set(range(30, 71))
+  assert set(lengths) == set(alone.values())
+  for prompt, answer in made:
+    difficulty = next(d for d, n in alone.items() if n == len(prompt + answer))
+    assert answer == SOLVERS[name](prompt[:-1], difficulty)
+
+
 def made(tmp_path, **fields):
   fields = {'source': 'addition', 'difficulty': 3, 'seq_len': 16} | fields
   return tasks.prepare(config.cross({'data': fields}), tmp_path)
@@ -106,6 +118,12 @@ def test_only_the_answer_and_its_end_count(tmp_path, name):
     assert counted == [*answer.encode(), eos]
     assert set(weights.tolist()) == {0, 1}
     assert set(targets[len(text) - 1 :].tolist()) == {eos}
+
+
+def test_a_batch_of_mixed_lengths(tmp_path):
+  batch = next(made(tmp_path, easiest=1).train(0))  # addition, to 3 digits
+  counted = set(batch['weights'].sum(axis=1).tolist())
+  assert counted == {3, 4, 5}  # one digit more than the numbers, and eos
 
 
 def test_an_example_that_just_fits(tmp_path):
@@ -133,6 +151,7 @@ def test_splits_and_seeds_are_streams_of_their_own(tmp_path):
   ('model', 'fields', 'message'),
   [
     ({}, {'seq_len': 11}, r'seq_len 11 is too short for addition at .* 12'),
+    ({}, {'easiest': 4}, r'easiest must be at most data.difficulty 3, got 4'),
     ({}, {'difficulty': 10**9}, r'difficulty 1000000000: it takes at least'),
     ({'family': 'encoder'}, {}, r"addition needs model.family 'decoder'"),
     ({}, {'tokenizer': 'bpe'}, r"addition needs data.tokenizer 'bytes'"),

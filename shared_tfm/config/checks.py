@@ -172,6 +172,11 @@ def _check_training(config: Config) -> None:
     f' got {data.seq_len}',
   )
   need(
+    data.easiest <= data.difficulty,
+    f'data.easiest must be at most data.difficulty {data.difficulty}, got'
+    f' {data.easiest}',
+  )
+  need(
     config.optimizer.warmup_steps <= train.num_steps,
     f'optimizer.warmup_steps must be at most train.num_steps'
     f' {train.num_steps}, got {config.optimizer.warmup_steps}',

@@ -36,6 +36,7 @@ _MAY_BE_ZERO = {
   'adapt.step',
   'prune.start',
   'prune.end',
+  'data.easiest',
   'data.max_bytes',
   'data.stride',
   'task.max_decode',

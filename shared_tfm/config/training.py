@@ -128,6 +128,7 @@ class Data:
   whole_word: bool = False  # ... runs are of words, no word hidden in part
   max_bytes: int = 0  # of text for training, 1/10 of it to validate; 0: all
   difficulty: int = 8  # generators: digits, symbols, hops or operands
+  easiest: int = 0  # ... the least that is drawn; 0: all are of `difficulty`
   threads: int = 2  # that make batches; encoded pictures want one for each core
 
   @property

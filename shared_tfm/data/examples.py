@@ -98,6 +98,7 @@ class Answers:
     name: a key of `generators.TASKS`.
     seed: the stream, with `split`; see `generators.example`.
     size: how many examples the stream is cut to.
+    easiest: the least difficulty that is drawn; 0: all are of `difficulty`.
     apart: whether the prompt is a source, and the answer alone is written,
       behind an eos that starts it.
   """
@@ -109,6 +110,7 @@ class Answers:
   seed: int
   split: int
   size: int
+  easiest: int = 0
   apart: bool = False
 
   def __len__(self) -> int:
@@ -116,7 +118,12 @@ class Answers:
 
   def __getitem__(self, index: int) -> Example:
     texts = generators.example(
-      self.name, self.difficulty, self.seed, self.split, int(index)
+      self.name,
+      self.difficulty,
+      self.seed,
+      self.split,
+      int(index),
+      self.easiest,
     )
     prompt, answer = map(self.tokenizer.encode, texts)
     eos = self.tokenizer.eos

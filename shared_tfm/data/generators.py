@@ -3,7 +3,8 @@
     reverse, difficulty 5    31415=51413
 
 A task writes a prompt and the answer to it; a model is trained and scored on
-the answer alone. All examples of one task and difficulty are equally long.
+the answer alone. All examples of one task and difficulty are equally long, and
+a stream may mix difficulties.
 
 To add a task, write one function here. It gets a random generator and the
 difficulty, an integer of at least 1, and returns prompt and answer.
@@ -98,7 +99,12 @@ def _text(digits: np.ndarray | list[int]) -> str:
 
 
 def example(
-  name: str, difficulty: int, seed: int, split: int, index: int
+  name: str,
+  difficulty: int,
+  seed: int,
+  split: int,
+  index: int,
+  easiest: int = 0,
 ) -> tuple[str, str]:
   """One example of a task: a pure function of its arguments.
 
@@ -109,8 +115,13 @@ def example(
     split: 0 for training, 1 for validation; their streams are independent, but
       an easy task has few different examples and both will meet the same.
     index: the place in the stream, at least 0.
+    easiest: where it is not 0, a difficulty is drawn from this one on, up to
+      `difficulty`, each being as likely.
 
   Returns:
     The prompt, and the answer to it.
   """
-  return TASKS[name](np.random.default_rng((seed, split, index)), difficulty)
+  rng = np.random.default_rng((seed, split, index))
+  if easiest:
+    difficulty = int(rng.integers(easiest, difficulty + 1))
+  return TASKS[name](rng, difficulty)

@@ -16,14 +16,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from shared_tfm.serve.completions import (
-  Asked,
-  Limits,
-  Refused,
-  choice,
-  understood,
-)
+from shared_tfm.serve.completions import Asked, Limits, choice, understood
 from shared_tfm.serve.engine import Broken, Engine, Full, Job, Piece, Stopping
+from shared_tfm.serve.refused import Refused
 
 BODY = 2**20  # the most bytes of a request
 BODY_SECONDS = 30  # that it may take to come

@@ -11,6 +11,7 @@ import numpy as np
 from shared_tfm.errors import BadInput, unknown
 from shared_tfm.infer.batching import Request
 from shared_tfm.infer.choice import Sampling
+from shared_tfm.serve.refused import Refused
 
 MOST_STOPS = 4, 200  # strings, and characters of each
 FIELDS = (
@@ -38,33 +39,6 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
   'presence_penalty': (None, 0),
   'suffix': (None,),
 }
-
-
-class Refused(Exception):
-  """A request that is not answered.
-
-  Attributes:
-    status: of HTTP.
-    field: of the body that is wrong, if it is one.
-    code: a word for it, if it has one.
-  """
-
-  def __init__(
-    self, status: int, message: str, field: str = '', code: str = ''
-  ) -> None:
-    """States the rule and what was given."""
-    super().__init__(message)
-    self.status, self.field, self.code = status, field, code
-
-  def body(self) -> dict[str, Any]:
-    """As OpenAI's clients expect it."""
-    error = {
-      'message': str(self),
-      'type': 'invalid_request_error' if self.status < 500 else 'server_error',
-      'param': self.field or None,
-      'code': self.code or None,
-    }
-    return {'error': error}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,6 +65,7 @@ class Answering(Tokens):
         seed=seed,
         split=corpus.SPLITS.index(split),
         size=EXAMPLES[split],
+        easiest=data.easiest,
         apart=self.apart,
       )
       return grain.MapDataset.source(answers).seed(seed)

@@ -18,11 +18,13 @@ import jax
 
 from shared_tfm import accounting
 from shared_tfm.config import Config
+from shared_tfm.config.precision import BYTES
 from shared_tfm.errors import need
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train import products, remat, traffic
 from shared_tfm.train.profile import Profile
-from shared_tfm.train.programs import Programs, peak
+from shared_tfm.train.programs import Programs
+from shared_tfm.train.shaped import peak
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _work(compiled: Any, config: Config, model_flops: int) -> Work:
   """Reads a compiled step."""
   text, memory = compiled.as_text(), compiled.memory_analysis()
   multiplied, sends = products.products(text), traffic.collectives(text)
-  wide = accounting.BYTES[config.model.precision.compute]
+  wide = BYTES[config.model.precision.compute]
   moved = sum(
     (wide * product.values + (wide + 2) * product.eighths) * product.runs
     for product in multiplied

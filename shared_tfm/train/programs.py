@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from shared_tfm.train import gradient, hosts, remat, visits
 from shared_tfm.train import mesh as meshes
 from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
+from shared_tfm.train.shaped import Shaped
 
 
 def programs(config: Config) -> 'Programs':
@@ -29,49 +29,6 @@ def programs(config: Config) -> 'Programs':
 @functools.lru_cache(maxsize=1)
 def _programs(config: Config) -> 'Programs':
   return Programs(config)
-
-
-class Shaped:
-  """One program for each kind of batch.
-
-  Attributes:
-    compiled: the programs.
-    began: when they began to be compiled, by `time.perf_counter`.
-    seconds: that it took.
-  """
-
-  def __init__(self, function: Any, shapes: Any, batches: Any, **options: Any):
-    """Compiles.
-
-    Args:
-      function: (state, batch) -> anything.
-      shapes: of the state.
-      batches: the shapes of each kind.
-      **options: of `jax.jit`.
-    """
-    self.began = time.perf_counter()
-    jitted = jax.jit(function, **options)
-    self.compiled = {
-      _kind(batch): jitted.lower(shapes, batch).compile() for batch in batches
-    }
-    self.seconds = time.perf_counter() - self.began
-
-  def __call__(self, state: Any, batch: Any) -> Any:
-    """Runs the program that fits the batch."""
-    return self.of(batch)(state, batch)
-
-  def of(self, batch: Any) -> Any:
-    """The compiled program that fits a batch."""
-    return self.compiled[_kind(batch)]
-
-  @property
-  def peak_bytes(self) -> int:
-    """Of a device, by the largest of the programs."""
-    return max(map(peak, self.compiled.values()))
-
-
-def _kind(batch: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-  return tuple(batch[name].shape for name in sorted(batch))
 
 
 class Programs:
@@ -247,14 +204,6 @@ class Programs:
   def peak_bytes(self) -> int:
     """Memory of the largest training step: state, batch and temporaries."""
     return self.train.peak_bytes
-
-
-def peak(compiled: Any) -> int:
-  """Bytes of a device that one program takes at most."""
-  memory = compiled.memory_analysis()
-  held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-  new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  return int(held + new)
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:
