@@ -49,8 +49,8 @@ BY_JIT = [  # some of them, where shard_map is the rule
 ]
 SOME = [{'data': 4, 'fsdp': 2}]
 CASES = {
-  'none': ({'model': {**DECODER, 'sharing': {'layer': 'none'}}}, SHAPES),
-  'all': ({'model': {**DECODER, 'sharing': {'layer': 'all'}}}, SHAPES),
+  'none': ({'model': {**DECODER, 'sharing': {'layer': 'none'}}}, SOME),
+  'all': ({'model': {**DECODER, 'sharing': {'layer': 'all'}}}, BY_JIT),
   'cycle': (
     {'model': {**DECODER, 'sharing': {'layer': 'cycle:2+none@2'}}},
     SHAPES,

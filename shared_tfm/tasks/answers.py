@@ -21,6 +21,8 @@ EXAMPLES = {'train': 2**30, 'validation': 1024, 'test': 1024}
 class Answering(Tokens):
   """Writes the answer to a prompt, which a source may hold."""
 
+  reported = ('accuracy',)
+
   def __init__(self, config: Config):
     """See `Task`."""
     super().__init__(config)
