@@ -1,0 +1,272 @@
+"""What the head would say after each visit: the logit lens.
+
+The final norm and the head, read at what every visit hands on (nostalgebraist,
+2020, "interpreting GPT: the logit lens"). Of each visit: the loss, how often
+its first choice is the network's own, and KL(own || visit) in nats. The line
+'final' is the network itself. The last visit is that, too, unless the rule of
+depth does something more to the stream: sums over loops (act, stick_breaking),
+gates (expert_choice, token_choice), a norm after each loop, or a token that
+leaves early.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from shared_tfm.config import sides
+from shared_tfm.layers.cross_entropy import cross_entropy
+from shared_tfm.model import Transformer
+from shared_tfm.model.backbone import Outputs
+from shared_tfm.report.analysis import drawing, text
+from shared_tfm.report.analysis.reader import Reader, Seen, side_of
+from shared_tfm.tasks import Task
+
+FINAL = 'final'
+SHOWN = 12  # positions of the example
+TITLES = {
+  'loss': 'loss (nats)',
+  'agreement': 'first choice is the final one',
+  'kl': 'KL from the final distribution (nats)',
+}
+
+
+def why_not(reader: Reader) -> str:
+  """A split without labels has no loss."""
+  if reader.labelled:
+    return ''
+  return f'the {reader.split} split has nothing to be told, and so no loss'
+
+
+def measure(reader: Reader) -> dict[str, Any]:
+  """Means over what is to be told, by visit; and an example, if of tokens.
+
+  Returns:
+    'visits', those whose stream the head can read; 'loss', 'agreement' and
+    'kl', a number for each, and 'final', the network's own loss; of text
+    further 'bits_per_byte' and 'final_bits_per_byte'. Where a number is told,
+    there is a loss alone.
+  """
+  sums = reader.summed(
+    lambda variables, seen: of_batch(reader, variables, seen)
+  )
+  weight = sums.pop('weight')
+  final = sums.pop('final') / weight
+  found = {
+    'visits': visits(reader),
+    **{name: (sums[name] / weight).tolist() for name in sums},
+    'final': float(final),
+  }
+  counted = [
+    reader.task.count(b, reader.dataset).get('bytes', 0.0)
+    for b in reader.batches()
+  ]
+  if sum(counted):
+    ratio = float(weight) / math.log(2) / sum(counted)
+    found['bits_per_byte'] = [loss * ratio for loss in found['loss']]
+    found['final_bits_per_byte'] = found['final'] * ratio
+  if 'tokens' in reader.config.model.head:
+    found['example'] = _example(reader)
+  return found
+
+
+def visits(reader: Reader) -> list[int]:
+  """The visits of the decoder, or of the one side, that are D wide."""
+  model = reader.config.model
+  found: list[int] = []
+  start = 0
+  for name, stack in sides.stacks(model).items():
+    if side_of(name) == 'stack':
+      if stack.d_model == model.d_model:
+        found += range(start, start + stack.num_layers)
+      start += stack.num_layers
+  return found
+
+
+def of_batch(reader: Reader, variables: Any, seen: Seen) -> dict[str, Any]:
+  """Sums over a batch: of visits (N,), of the network and of weights ().
+
+  One example's logits, of one visit and of the network, are held at a time.
+  """
+
+  def of_row(row: Any) -> Any:
+    weights, final, every = _read(reader, variables, *row)
+    names = ('loss', 'agreement', 'kl')
+    sums = {n: jnp.sum(every[n], axis=-1) for n in names if n in every}
+    return {**sums, 'weight': jnp.sum(weights), 'final': jnp.sum(final)}
+
+  return jax.tree.map(
+    lambda a: jnp.sum(a, axis=0), jax.lax.map(of_row, _rows(reader, seen))
+  )
+
+
+def _rows(reader: Reader, seen: Seen) -> Any:
+  """What is known of each example, a leading axis B: see `_read`."""
+  width = reader.config.model.d_model
+  wide = [x for x in seen.out['stack'] if x.shape[-1] == width]
+  apart = seen.outputs.hidden_XBLD, seen.outputs.weight_XBL
+  return jax.tree.map(
+    lambda a: jnp.moveaxis(a, 1, 0), (jnp.concatenate(wide), apart)
+  ), seen.batch
+
+
+def _read(reader: Reader, variables: Any, streams: Any, batch: Any) -> Any:
+  """One example, read by the head after each visit.
+
+  Args:
+    reader: of the run.
+    variables: the model's.
+    streams: (N, L, D), the exits (X, L, D) and their weights (X, L).
+    batch: the example's.
+
+  Returns:
+    Weights of what is told, flat; the network's losses, which are weighted; and
+    'loss', 'agreement', 'kl' and 'best' of each visit, (N, ...).
+  """
+  out_NLD, exits = streams
+  batch = jax.tree.map(lambda a: a[None], batch)
+  hidden_X1LD, weight_X1L = jax.tree.map(lambda a: a[:, None], exits)
+  outputs = Outputs(hidden_X1LD, weight_X1L)
+
+  def bound(method: Any, *args: Any) -> Any:
+    return reader.model.apply(variables, *args, batch, method=method)
+
+  def own(model: Transformer, outputs: Outputs, batch: Any) -> Any:
+    mask_BL = batch.get('mask')
+    if model.model.head == 'tokens' and model.model.depth.criterion != 'none':
+      logits, _ = model.read_at_exits(outputs, mask_BL)
+      return cross_entropy(logits, batch['targets']) * batch['weights'], logits
+    return _scored(reader.task, model, outputs.hidden_XBLD[-1], batch)
+
+  def lens(model: Transformer, x_BLD: jax.Array, batch: Any) -> Any:
+    if model.model.norm_position != 'post':
+      x_BLD = model.norm(x_BLD, batch.get('mask'))
+    return _scored(reader.task, model, x_BLD, batch)
+
+  losses, logits = bound(own, outputs)
+  final = jax.nn.log_softmax(logits, axis=-1)
+  weights = _each(batch['weights'], logits.shape[:-1])
+
+  def of_visit(x_LD: jax.Array) -> dict[str, jax.Array]:
+    losses, logits = bound(lens, x_LD[None])
+    found = {'loss': losses.reshape(-1)}
+    if logits.shape[-1] == 1:
+      return found
+    here = jax.nn.log_softmax(logits, axis=-1)
+    best = jnp.argmax(here, axis=-1)
+    kl = jnp.sum(jnp.exp(final) * (final - here), axis=-1)
+    agrees = best == jnp.argmax(final, axis=-1)
+    return {
+      **found,
+      'agreement': (agrees * weights).reshape(-1),
+      'kl': (kl * weights).reshape(-1),
+      'best': best.reshape(-1),
+    }
+
+  every = jax.lax.map(of_visit, out_NLD)
+  every['own'] = jnp.argmax(final, axis=-1).reshape(-1)
+  return batch['weights'].reshape(-1), losses.reshape(-1), every
+
+
+def _each(weights: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Weights of all that is chosen; spans have two ends, of half a weight."""
+  ends = math.prod(shape) // weights.size
+  axes = [1] * (len(shape) - weights.ndim)
+  return jnp.broadcast_to(weights.reshape(*weights.shape, *axes), shape) / ends
+
+
+def _scored(
+  task: Task, model: Transformer, hidden_BLD: jax.Array, batch: Any
+) -> tuple[jax.Array, jax.Array]:
+  """Weighted losses, and the logits they are of: the last axis is chosen from.
+
+  Args:
+    task: of the run.
+    model: bound.
+    hidden_BLD: a normalised stream.
+    batch: see tasks/task.py.
+  """
+  losses, _ = task.losses(model, hidden_BLD, batch)
+  head = model.model.head
+  if 'tokens' in head:
+    return losses, model.scores(hidden_BLD, batch.get('mask'))
+  if head == 'spans':
+    allowed_BL1 = batch['allowed'][..., None]
+    least = jnp.finfo(jnp.float32).min
+    scores_BL2 = jnp.where(allowed_BL1, model.spans(hidden_BLD), least)
+    return losses, scores_BL2.swapaxes(1, 2)
+  return losses, model.classes(hidden_BLD, batch.get('mask'))
+
+
+def _example(reader: Reader) -> dict[str, Any]:
+  """Tokens of the first text: what was to be told, and what each visit says."""
+  seen = next(reader.seen())
+
+  def first(variables: Any, seen: Seen) -> Any:
+    row = jax.tree.map(lambda a: a[0], _rows(reader, seen))
+    weights, _, every = _read(reader, variables, *row)
+    return weights, every['best'], every['own']
+
+  weights_L, best_NL, own_L = jax.device_get(
+    jax.jit(first)(reader.variables, seen)
+  )
+  told = np.flatnonzero(weights_L)
+  start = len(told) // 2 if len(told) >= 2 * SHOWN else 0  # there it has read
+  places = told[start : start + SHOWN]
+  pieces = reader.dataset.tokenizer.pieces
+
+  def words(ids: np.ndarray) -> list[str]:
+    return [text.token(pieces, i) for i in ids[places]]
+
+  return {
+    'targets': words(np.asarray(reader.first['targets'][0])),
+    FINAL: words(own_L),
+    'visits': [words(best_L) for best_L in best_NL],
+  }
+
+
+def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
+  """A row for each visit, and one for the network."""
+  names = [n for n in ('loss', 'bits_per_byte', *TITLES) if n in found]
+  names = list(dict.fromkeys(names))
+  own = {
+    'loss': found['final'],
+    'bits_per_byte': found.get('final_bits_per_byte'),
+    'agreement': 1.0,
+    'kl': 0.0,
+  }
+  return [
+    *(
+      {'visit': visit, **{name: found[name][i] for name in names}}
+      for i, visit in enumerate(found['visits'])
+    ),
+    {'visit': FINAL, **{name: own[name] for name in names}},
+  ]
+
+
+def tell(found: dict[str, Any]) -> str:
+  """The same rows, and the example."""
+  shown = text.table(rows(found))
+  if 'example' not in found:
+    return shown
+  given = found['example']
+  lines = [['target', *given['targets']]]
+  lines += [
+    [f'visit {visit}', *words]
+    for visit, words in zip(found['visits'], given['visits'], strict=True)
+  ]
+  lines.append([FINAL, *given[FINAL]])
+  return f'{shown}\n\nfirst choices in a text\n{text.aligned(lines)}'
+
+
+def draw(found: dict[str, Any], folder: Path) -> list[Path]:
+  """A curve of each measure."""
+  curves = {
+    title: {'stack': found[name]}
+    for name, title in TITLES.items()
+    if name in found
+  }
+  return [drawing.over_visits(curves, folder / 'lens.png', at=found['visits'])]
