@@ -407,8 +407,8 @@ def test_depth_of_tokens(rule):
     _, mean = reader.model.apply(
       reader.variables, **tasks.arguments(here), method='exited'
     )
-    loops.append((float(mean), len(here['inputs'])))
-  expected = np.average(*zip(*loops, strict=True)[:1], weights=[4, 3])
+    loops += [float(mean)] * len(here['inputs'])
+  expected = np.mean(loops)
   assert found['mean'] == pytest.approx(expected, rel=1e-4)
 
 
@@ -503,7 +503,7 @@ def test_analyse_writes_and_tells_all(here, capsys):
   before = test_cli.tree(here / 'run')
   told = test_cli.said(capsys, *ANALYSE)
   after = test_cli.tree(here / 'run')
-  names = {*'cka distance gradients depth lens rank'.split()}
+  names = set(analysis.ANALYSES)
   assert {path.name for path in after.keys() - before.keys()} == {
     'analysis',
     'analysis.json',

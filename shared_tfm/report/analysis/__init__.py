@@ -107,7 +107,8 @@ def write(found: dict[str, Any], folder: Path) -> list[Path]:
 def tell(found: dict[str, Any]) -> str:
   """What was found, as text for a terminal."""
   run = found['run']
-  parts = [f'{run["workdir"]}, step {run["step"]}: {run["read"]}']
+  read = f'{run["examples"]} examples of the {run["split"]} split'
+  parts = [f'{run["workdir"]}, step {run["step"]}: {read}']
   for name in _measured(found):
     title = (ANALYSES[name].__doc__ or '').splitlines()[0]
     parts.append(f'{name}: {title}\n\n{ANALYSES[name].tell(found[name])}')

@@ -18,12 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared_tfm.config import sides
-from shared_tfm.layers.cross_entropy import cross_entropy
-from shared_tfm.model import Transformer
-from shared_tfm.model.backbone import Outputs
-from shared_tfm.report.analysis import drawing, text
+from shared_tfm.report.analysis import drawing, heads, text
 from shared_tfm.report.analysis.reader import Reader, Seen, side_of
-from shared_tfm.tasks import Task
 
 FINAL = 'final'
 SHOWN = 12  # positions of the example
@@ -93,112 +89,15 @@ def of_batch(reader: Reader, variables: Any, seen: Seen) -> dict[str, Any]:
   """
 
   def of_row(row: Any) -> Any:
-    weights, final, every = _read(reader, variables, *row)
+    weights, final, every = heads.read(reader, variables, *row)
     names = ('loss', 'agreement', 'kl')
     sums = {n: jnp.sum(every[n], axis=-1) for n in names if n in every}
     return {**sums, 'weight': jnp.sum(weights), 'final': jnp.sum(final)}
 
   return jax.tree.map(
-    lambda a: jnp.sum(a, axis=0), jax.lax.map(of_row, _rows(reader, seen))
+    lambda a: jnp.sum(a, axis=0),
+    jax.lax.map(of_row, heads.examples(reader, seen)),
   )
-
-
-def _rows(reader: Reader, seen: Seen) -> Any:
-  """What is known of each example, a leading axis B: see `_read`."""
-  width = reader.config.model.d_model
-  wide = [x for x in seen.out['stack'] if x.shape[-1] == width]
-  apart = seen.outputs.hidden_XBLD, seen.outputs.weight_XBL
-  return jax.tree.map(
-    lambda a: jnp.moveaxis(a, 1, 0), (jnp.concatenate(wide), apart)
-  ), seen.batch
-
-
-def _read(reader: Reader, variables: Any, streams: Any, batch: Any) -> Any:
-  """One example, read by the head after each visit.
-
-  Args:
-    reader: of the run.
-    variables: the model's.
-    streams: (N, L, D), the exits (X, L, D) and their weights (X, L).
-    batch: the example's.
-
-  Returns:
-    Weights of what is told, flat; the network's losses, which are weighted; and
-    'loss', 'agreement', 'kl' and 'best' of each visit, (N, ...).
-  """
-  out_NLD, exits = streams
-  batch = jax.tree.map(lambda a: a[None], batch)
-  hidden_X1LD, weight_X1L = jax.tree.map(lambda a: a[:, None], exits)
-  outputs = Outputs(hidden_X1LD, weight_X1L)
-
-  def bound(method: Any, *args: Any) -> Any:
-    return reader.model.apply(variables, *args, batch, method=method)
-
-  def own(model: Transformer, outputs: Outputs, batch: Any) -> Any:
-    mask_BL = batch.get('mask')
-    if model.model.head == 'tokens' and model.model.depth.criterion != 'none':
-      logits, _ = model.read_at_exits(outputs, mask_BL)
-      return cross_entropy(logits, batch['targets']) * batch['weights'], logits
-    return _scored(reader.task, model, outputs.hidden_XBLD[-1], batch)
-
-  def lens(model: Transformer, x_BLD: jax.Array, batch: Any) -> Any:
-    if model.model.norm_position != 'post':
-      x_BLD = model.norm(x_BLD, batch.get('mask'))
-    return _scored(reader.task, model, x_BLD, batch)
-
-  losses, logits = bound(own, outputs)
-  final = jax.nn.log_softmax(logits, axis=-1)
-  weights = _each(batch['weights'], logits.shape[:-1])
-
-  def of_visit(x_LD: jax.Array) -> dict[str, jax.Array]:
-    losses, logits = bound(lens, x_LD[None])
-    found = {'loss': losses.reshape(-1)}
-    if logits.shape[-1] == 1:
-      return found
-    here = jax.nn.log_softmax(logits, axis=-1)
-    best = jnp.argmax(here, axis=-1)
-    kl = jnp.sum(jnp.exp(final) * (final - here), axis=-1)
-    agrees = best == jnp.argmax(final, axis=-1)
-    return {
-      **found,
-      'agreement': (agrees * weights).reshape(-1),
-      'kl': (kl * weights).reshape(-1),
-      'best': best.reshape(-1),
-    }
-
-  every = jax.lax.map(of_visit, out_NLD)
-  every['own'] = jnp.argmax(final, axis=-1).reshape(-1)
-  return batch['weights'].reshape(-1), losses.reshape(-1), every
-
-
-def _each(weights: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Weights of all that is chosen; spans have two ends, of half a weight."""
-  ends = math.prod(shape) // weights.size
-  axes = [1] * (len(shape) - weights.ndim)
-  return jnp.broadcast_to(weights.reshape(*weights.shape, *axes), shape) / ends
-
-
-def _scored(
-  task: Task, model: Transformer, hidden_BLD: jax.Array, batch: Any
-) -> tuple[jax.Array, jax.Array]:
-  """Weighted losses, and the logits they are of: the last axis is chosen from.
-
-  Args:
-    task: of the run.
-    model: bound.
-    hidden_BLD: a normalised stream.
-    batch: see tasks/task.py.
-  """
-  losses, _ = task.losses(model, hidden_BLD, batch)
-  head = model.model.head
-  if 'tokens' in head:
-    return losses, model.scores(hidden_BLD, batch.get('mask'))
-  if head == 'spans':
-    allowed_BL1 = batch['allowed'][..., None]
-    least = jnp.finfo(jnp.float32).min
-    scores_BL2 = jnp.where(allowed_BL1, model.spans(hidden_BLD), least)
-    return losses, scores_BL2.swapaxes(1, 2)
-  return losses, model.classes(hidden_BLD, batch.get('mask'))
 
 
 def _example(reader: Reader) -> dict[str, Any]:
@@ -206,8 +105,8 @@ def _example(reader: Reader) -> dict[str, Any]:
   seen = next(reader.seen())
 
   def first(variables: Any, seen: Seen) -> Any:
-    row = jax.tree.map(lambda a: a[0], _rows(reader, seen))
-    weights, _, every = _read(reader, variables, *row)
+    row = jax.tree.map(lambda a: a[0], heads.examples(reader, seen))
+    weights, _, every = heads.read(reader, variables, *row)
     return weights, every['best'], every['own']
 
   weights_L, best_NL, own_L = jax.device_get(
@@ -230,8 +129,8 @@ def _example(reader: Reader) -> dict[str, Any]:
 
 def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
   """A row for each visit, and one for the network."""
-  names = [n for n in ('loss', 'bits_per_byte', *TITLES) if n in found]
-  names = list(dict.fromkeys(names))
+  every = ('loss', 'bits_per_byte', 'agreement', 'kl')
+  names = [name for name in every if name in found]
   own = {
     'loss': found['final'],
     'bits_per_byte': found.get('final_bits_per_byte'),

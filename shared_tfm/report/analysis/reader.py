@@ -89,13 +89,11 @@ class Reader:
 
   def described(self) -> dict[str, Any]:
     """What is looked at."""
-    sizes = [self._rows(batch) for batch in self.batches()]
     return {
       'workdir': str(self.workdir),
       'step': int(self.state.step),
       'split': self.split,
-      'examples': sum(sizes),
-      'read': f'{sum(sizes)} examples of the {self.split} split',
+      'examples': sum(map(self._rows, self.batches())),
     }
 
   @staticmethod

@@ -25,11 +25,11 @@ CHOOSING = ('act', 'stick_breaking', 'expert_choice', 'token_choice', 'ponder')
 def why_not(reader: Reader) -> str:
   """A depth that is fixed."""
   m = reader.config.model
-  leaves = m.depth.criterion != 'none' and m.head == 'tokens'
+  leaves = m.depth.criterion != 'none' and 'tokens' in m.head
   if leaves or m.depth.rule in CHOOSING:
     return ''
   exits = ''
-  if m.depth.criterion == 'none' and loops(m).times > 1 and m.head == 'tokens':
+  if m.depth.criterion == 'none' and loops(m).times > 1 and 'tokens' in m.head:
     exits = '; --exit=kl:0.01 would let tokens leave'
   visits = m.num_decoder_layers or m.num_layers
   return (
@@ -75,7 +75,7 @@ def of_tokens(model: Transformer, variables: Any, seen: Seen) -> jax.Array:
     return model.read_at_exits(outputs, mask_BL)[1]
 
   m, outputs = model.model, seen.outputs
-  if m.depth.criterion != 'none' and m.head == 'tokens':
+  if m.depth.criterion != 'none' and 'tokens' in m.head:
     mask_BL = seen.batch.get('mask')
     exit_BL = model.apply(variables, outputs, mask_BL, method=exits)
     return 1.0 + jnp.asarray(exit_BL)
