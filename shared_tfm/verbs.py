@@ -140,7 +140,7 @@ def analyse(args: Any, overrides: Sequence[str]) -> None:
   folder = args.out or args.workdir / 'analysis'
   paths = analysis.write(found, folder)
   if args.json:
-    print(json.dumps(found))
+    print(analysis.as_json(found))
     return
   print(f'{analysis.tell(found)}\n')
   print(f'{folder}: {", ".join(path.name for path in paths)}')

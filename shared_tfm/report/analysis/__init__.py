@@ -12,6 +12,7 @@ Each analysis is a module with four functions:
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +30,15 @@ from shared_tfm.report.analysis import (
 )
 from shared_tfm.report.analysis.reader import Reader
 
-__all__ = ['ANALYSES', 'Reader', 'analyse', 'asked', 'tell', 'write']
+__all__ = [
+  'ANALYSES',
+  'Reader',
+  'analyse',
+  'as_json',
+  'asked',
+  'tell',
+  'write',
+]
 
 ANALYSES: dict[str, ModuleType] = {
   'cka': similarity,
@@ -95,13 +104,18 @@ def write(found: dict[str, Any], folder: Path) -> list[Path]:
     The files, in that order.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  files.replace(folder / 'analysis.json', json.dumps(found, indent=2) + '\n')
+  files.replace(folder / 'analysis.json', as_json(found) + '\n')
   paths = [folder / 'analysis.json']
   for name in _measured(found):
     path = folder / f'{name}.csv'
     files.replace(path, _csv(ANALYSES[name].rows(found[name])))
     paths += [path, *ANALYSES[name].draw(found[name], folder)]
   return paths
+
+
+def as_json(found: dict[str, Any]) -> str:
+  """What was found, as one object; null for what is not finite."""
+  return json.dumps(_finite(found))
 
 
 def tell(found: dict[str, Any]) -> str:
@@ -118,6 +132,16 @@ def tell(found: dict[str, Any]) -> str:
 
 def _measured(found: dict[str, Any]) -> list[str]:
   return [name for name in ANALYSES if name in found]
+
+
+def _finite(found: Any) -> Any:
+  if isinstance(found, dict):
+    return {name: _finite(value) for name, value in found.items()}
+  if isinstance(found, list | tuple):
+    return [_finite(value) for value in found]
+  if isinstance(found, float) and not math.isfinite(found):
+    return None
+  return found
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -102,8 +102,8 @@ def _centred(
   """The linear kernel without its diagonal, U-centred: its rows sum to zero.
 
   The sum of products of two such, over n (n - 3), is the unbiased HSIC (Székely
-  & Rizzo, 1310.2926, section 2); what is subtracted first changes nothing but
-  how much float32 loses.
+  & Rizzo, 1310.2926). That the mean is subtracted first changes nothing but how
+  much float32 loses.
   """
   n = jnp.sum(live_T)
   x_TD = jnp.where(live_T[:, None], x_TD.astype(jnp.float32), 0)
