@@ -1,6 +1,7 @@
 """What analyses measure, against plain forms of it, and what the verb says."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -67,7 +68,8 @@ def reader_of(data=None, task=None, **model):
       'data': {'seq_len': L, **(data or {})},
     }
   )
-  state = states.initial(config, jnp.uint32(0))
+  start = jax.jit(functools.partial(states.initial, config))
+  state = start(jnp.uint32(0))
   random = np.random.default_rng(1)
   params = jax.tree.map(
     lambda a: a + 0.3 * random.normal(size=a.shape).astype(np.float32),
@@ -76,6 +78,12 @@ def reader_of(data=None, task=None, **model):
   state = state.replace(params=params)
   found = Batches(config)
   return analysis.Reader('run', config, state, found, 'validation', 0)
+
+
+@pytest.fixture(scope='module')
+def looped():
+  """A decoder of two rows, each read twice."""
+  return reader_of(**LOOPS)
 
 
 def only(reader, **changed):
@@ -138,8 +146,8 @@ def test_streams_are_those_of_a_plain_loop_over_layers(depth):
   )
 
 
-def test_distances_are_those_of_plain_vectors():
-  reader = reader_of(**LOOPS)
+def test_distances_are_those_of_plain_vectors(looped):
+  reader = looped
   found = analysis.analyse(reader, ['distance'])['distance']['stack']
   vectors = []
   for batch in reader.dataset.made:
@@ -281,8 +289,8 @@ def test_the_last_lens_is_the_network(family):
   assert ('example' in found) == (family not in ('classes', 'spans', 'vision'))
 
 
-def test_the_lens_is_norm_and_head_of_a_stream():
-  reader = reader_of(**LOOPS)
+def test_the_lens_is_norm_and_head_of_a_stream(looped):
+  reader = looped
   found = lens.measure(reader)
   loss = weight = agrees = kl = 0.0
   for batch in reader.dataset.made:
@@ -330,9 +338,9 @@ def test_tokens_as_they_are_shown():
 # Gradients.
 
 
-def test_cosines_are_those_of_a_network_that_shares_nothing():
+def test_cosines_are_those_of_a_network_that_shares_nothing(looped):
   """Copied weights, one set a layer, and the gradient of its plain loss."""
-  reader = reader_of(**LOOPS)
+  reader = looped
   model = reader.config.model
   copied = untied.spread(model, reader.state.params, {})
   whole = build(
@@ -412,8 +420,8 @@ def test_depth_of_tokens(rule):
   assert found['mean'] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_fixed_depth_is_a_line_and_no_error():
-  reader = reader_of(**LOOPS)
+def test_a_fixed_depth_is_a_line_and_no_error(looped):
+  reader = looped
   why = analysis.ANALYSES['depth'].why_not(reader)
   assert why == (
     'the depth is fixed (fixed), and every token runs all 4 visits;'
