@@ -5,12 +5,12 @@ import functools
 import json
 import shutil
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_cli
+from flax.traverse_util import unflatten_dict
 
 from shared_tfm import config as configs
 from shared_tfm import tasks
@@ -21,8 +21,8 @@ from shared_tfm.layers.layer import Layer
 from shared_tfm.model import build, untied
 from shared_tfm.report import analysis
 from shared_tfm.report.analysis import lens, ranks, similarity, text
+from shared_tfm.train import checkpoint, runs, synthetic
 from shared_tfm.train import state as states
-from shared_tfm.train import synthetic
 
 LAYERS, V, L, B = 4, 258, 8, 4
 SIZES = {
@@ -65,7 +65,7 @@ def reader_of(data=None, task=None, **model):
       'model': {**SIZES, **model},
       'task': task or {},
       'train': {'batch_size': B},
-      'data': {'seq_len': L, **(data or {})},
+      'data': data or {},
     }
   )
   start = jax.jit(functools.partial(states.initial, config))
@@ -102,28 +102,29 @@ def only(reader, **changed):
 def plain_streams(reader, batch):
   """What enters and leaves visits, one layer after the other, (N, B, L, D)."""
   model = reader.config.model
-  params = reader.state.params
-  weights = nn.unbox(untied.of_visits(model, params, {})['stack'])
+  weights = untied.of_visits(model, reader.state.params, {})['stack']
   positions_BL = jnp.broadcast_to(jnp.arange(L), batch['inputs'].shape)
-  x_BLD = build(reader.config).apply(
-    reader.variables,
-    method=lambda net: net.embedding(batch['inputs'], positions_BL),
-  )
-  into, out = [], []
-  first_BLD = x_BLD
-  for i in range(model.num_layers):
-    if model.depth.injection == 'add' and i % 2 == 0:
-      x_BLD = x_BLD + first_BLD
-    into.append(x_BLD)
-    own = {}
-    for path, leaf in weights.items():
-      inner = own
-      for name in path[:-1]:
-        inner = inner.setdefault(name, {})
-      inner[path[-1]] = leaf[i]
-    x_BLD, _ = Layer(model).apply({'params': own}, x_BLD, Context(positions_BL))
-    out.append(x_BLD)
-  return np.stack(into), np.stack(out)
+
+  def layer(x_BLD, weights):
+    own = {'params': unflatten_dict(weights)}
+    return Layer(model).apply(own, x_BLD, Context(positions_BL))[0]
+
+  def run(variables, weights):
+    first_BLD = x_BLD = build(reader.config).apply(
+      variables,
+      method=lambda net: net.embedding(batch['inputs'], positions_BL),
+    )
+    into, out = [], []
+    for i in range(model.num_layers):
+      if model.depth.injection == 'add' and i % 2 == 0:
+        x_BLD = x_BLD + first_BLD
+      into.append(x_BLD)
+      x_BLD = layer(x_BLD, {path: leaf[i] for path, leaf in weights.items()})
+      out.append(x_BLD)
+    return into, out
+
+  found = jax.jit(run)(reader.variables, weights)
+  return tuple(np.stack(streams) for streams in found)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,8 @@ def test_streams_are_those_of_a_plain_loop_over_layers(depth):
   assert seen.live['stack'].all()
   # To be watched changes nothing that comes out.
   read = tasks.arguments(reader.first)
-  apart = reader.model.apply(reader.variables, **read, method='outputs')
+  run = functools.partial(reader.model.apply, method='outputs')
+  apart = jax.jit(run)(reader.variables, **read)
   np.testing.assert_allclose(
     seen.outputs.hidden_XBLD, apart.hidden_XBLD, rtol=1e-5, atol=1e-5
   )
@@ -237,10 +239,10 @@ def test_cka_of_what_never_changes_is_zero():
 
 def evaluated(reader):
   """The loss of an evaluation, by the task's own sums."""
-  sums = [
-    reader.model.apply(reader.variables, batch, method=reader.task.observe)[0]
-    for batch in reader.dataset.made
-  ]
+  observe = jax.jit(
+    functools.partial(reader.model.apply, method=reader.task.observe)
+  )
+  sums = [observe(reader.variables, b)[0] for b in reader.dataset.made]
   return sum(s['loss'] for s in sums) / sum(s['weight'] for s in sums)
 
 
@@ -274,7 +276,17 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+SLOW = ('post', 'spans', 'narrow core', 'ponder', 'expert_choice')
+
+
+def marked(names):
+  return [
+    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+    for name in names
+  ]
+
+
+@pytest.mark.parametrize('family', marked(FAMILIES))
 def test_the_last_lens_is_the_network(family):
   reader = reader_of(**FAMILIES[family])
   found = lens.measure(reader)
@@ -389,35 +401,29 @@ DEPTHS = {
 }
 
 
-@pytest.mark.parametrize('rule', DEPTHS)
+@pytest.mark.parametrize('rule', marked(DEPTHS))
 def test_depth_of_tokens(rule):
   reader = reader_of(sharing={'layer': 'all'}, depth=DEPTHS[rule])
-  found = analysis.analyse(reader, ['depth'])['depth']
-  assert sum(found['tokens']) == (2 * B - 1) * L
-  assert len(found['example']) == L
-  if rule == 'ponder':
-    outputs = reader.model.apply(
-      reader.variables, reader.first['inputs'], method='outputs'
-    )
-    assert np.mean([n for _, n in found['example']]) == pytest.approx(
-      float(
-        (outputs.weight_XBL[:, 0] * np.arange(1, 5)[:, None]).sum(0).mean()
-      ),
-      rel=1e-4,
-    )
-    return
-  spread = np.arange(LAYERS + 1) @ found['tokens'] / sum(found['tokens'])
-  assert found['mean'] == pytest.approx(spread)
-  # The filling of the last row is no token; take it out of what is logged.
-  loops = []
   for batch in reader.dataset.made:
-    here = {k: v[batch['weights'].any(axis=1)] for k, v in batch.items()}
-    _, mean = reader.model.apply(
-      reader.variables, **tasks.arguments(here), method='exited'
-    )
-    loops += [float(mean)] * len(here['inputs'])
-  expected = np.mean(loops)
-  assert found['mean'] == pytest.approx(expected, rel=1e-4)
+    batch['weights'][:] = 1
+  found = analysis.analyse(reader, ['depth'])['depth']
+  assert sum(found['tokens']) == 2 * B * L
+  assert len(found['example']) == L
+  run = jax.jit(functools.partial(reader.model.apply, method='exited'))
+  logged = [
+    run(reader.variables, **tasks.arguments(batch))[1]
+    for batch in reader.dataset.made
+  ]
+  if rule == 'ponder':  # which logs the mean under another name
+    run = jax.jit(functools.partial(reader.model.apply, method='outputs'))
+    logged = [
+      run(reader.variables, **tasks.arguments(batch)).metrics['loops']
+      for batch in reader.dataset.made
+    ]
+  else:
+    spread = np.arange(LAYERS + 1) @ found['tokens'] / (2 * B * L)
+    assert found['mean'] == pytest.approx(spread)
+  assert found['mean'] == pytest.approx(float(np.mean(logged)), rel=1e-4)
 
 
 def test_a_fixed_depth_is_a_line_and_no_error(looped):
@@ -484,16 +490,21 @@ def test_ranks_of_every_level():
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-  """A folder with config.py, text.txt and a finished run of act, in `run`."""
+  """A folder with text.txt and what looks like a run of act, in `run`."""
   folder = tmp_path_factory.mktemp('analysed')
-  (folder / 'config.py').write_text(test_cli.CONFIG)
   (folder / 'text.txt').write_text(test_cli.TEXT)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.chdir(folder)
-    words = ['--config.model.num_layers=4', '--config.model.sharing.layer=all']
-    words.append('--config.model.depth.rule=act')
-    made = ['train', '--config=config.py', '--workdir=run', *words]
-    assert test_cli.main(made) == 0
+  config = configs.cross(
+    {
+      'model': {**SIZES, 'sharing': {'layer': 'all'}, 'depth': {'rule': 'act'}},
+      'train': {'batch_size': B},
+      'data': {'source': 'text', 'path': 'text.txt'},
+    }
+  )
+  made = functools.partial(states.initial, config)
+  with runs.claimed(folder / 'run', config):
+    kept = checkpoint.Checkpoints(folder / 'run' / runs.CHECKPOINTS, 1)
+    kept.save(7, jax.jit(made)(jnp.uint32(0)).replace(step=jnp.int32(7)), {}, 5)
+    kept.close()
   return folder
 
 
@@ -521,7 +532,7 @@ def test_analyse_writes_and_tells_all(here, capsys):
   assert all(after[path] == before[path] for path in before if path.is_file())
   found = json.loads((here / 'run/analysis/analysis.json').read_text())
   assert found.keys() == {'run', 'left_out', *names}
-  assert found['run']['step'] == 4
+  assert found['run']['step'] == 7
   assert np.shape(found['cka']['stack']) == (4, 4)
   for name in names:
     assert f'\n{name}: ' in told

@@ -40,15 +40,8 @@ def over_visits(
     for (side, values), colour, mark in zip(
       lines.items(), LINES, MARKERS, strict=False
     ):
-      style: dict[str, Any] = {
-        'color': colour,
-        'marker': mark,
-        'markersize': 4,
-        'lw': 1.5,
-      }
-      axes.plot(
-        at or range(len(values)), values, label=side, markersize=4, **style
-      )
+      style: dict[str, Any] = {'color': colour, 'marker': mark, 'label': side}
+      axes.plot(at or range(len(values)), values, markersize=4, lw=1.5, **style)
     if len(lines) > 1:
       axes.legend(frameon=False)
     axes.set_xlabel('visit')
