@@ -112,19 +112,29 @@ def _example(reader: Reader) -> dict[str, Any]:
   weights_L, best_NL, own_L = jax.device_get(
     jax.jit(first)(reader.variables, seen)
   )
-  told = np.flatnonzero(weights_L)
-  start = len(told) // 2 if len(told) >= 2 * SHOWN else 0  # there it has read
-  places = told[start : start + SHOWN]
+  targets_L = np.asarray(reader.first['targets'][0])
+  places = _stretch(targets_L, np.flatnonzero(weights_L))
   pieces = reader.dataset.tokenizer.pieces
 
   def words(ids: np.ndarray) -> list[str]:
     return [text.token(pieces, i) for i in ids[places]]
 
   return {
-    'targets': words(np.asarray(reader.first['targets'][0])),
+    'targets': words(targets_L),
     FINAL: words(own_L),
     'visits': [words(best_L) for best_L in best_NL],
   }
+
+
+def _stretch(targets_L: np.ndarray, told: np.ndarray) -> np.ndarray:
+  """Places in a row of what is told, with as many different ones as can be.
+
+  Where there are enough, half of the text or more is before them.
+  """
+  later = told[len(told) // 2 :] if len(told) >= 2 * SHOWN else told
+  starts = range(max(1, len(later) - SHOWN + 1))
+  parts = [later[start : start + SHOWN] for start in starts]
+  return max(parts, key=lambda part: len(set(targets_L[part])))
 
 
 def rows(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -148,8 +148,9 @@ def tell(found: list[dict[str, Any]]) -> str:
         'norm': _range([one['norm'] for one in each]),
       }
     )
-  stacks = {line['stack'] for line in shown}
-  return text.table(shown, drop='stack' if len(stacks) == 1 else '')
+  if len({line['stack'] for line in shown}) == 1:
+    return text.table(shown, drop='stack', left=2)
+  return text.table(shown, left=3)
 
 
 def _grouped(

@@ -13,24 +13,29 @@ def cell(value: Any) -> str:
   return f'{value:.4f}' if isinstance(value, float) else str(value)
 
 
-def table(rows: Sequence[Mapping[str, Any]], drop: str = '') -> str:
+def table(
+  rows: Sequence[Mapping[str, Any]], drop: str = '', left: int = 1
+) -> str:
   """Rows of the same names, in aligned columns under those names.
 
   Args:
     rows: at least one.
     drop: a name that is left out; '' for none.
+    left: as of `aligned`.
   """
   names = [name for name in rows[0] if name != drop]
-  return aligned([names, *([cell(row[n]) for n in names] for row in rows)])
+  lines = [names, *([cell(row[n]) for n in names] for row in rows)]
+  return aligned(lines, left)
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-  """Cells in columns: the first to the left, the others to the right."""
+def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> str:
+  """Cells in columns: the first `left` to the left, the others to the right."""
   widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
   shown = []
-  for first, *others in lines:
-    right = map(str.rjust, others, widths[1:])
-    shown.append('  '.join([first.ljust(widths[0]), *right]).rstrip())
+  for cells in lines:
+    words = map(str.ljust, cells[:left], widths)
+    numbers = map(str.rjust, cells[left:], widths[left:])
+    shown.append('  '.join([*words, *numbers]).rstrip())
   return '\n'.join(shown)
 
 
