@@ -1,6 +1,6 @@
 """What a trained run does inside: measured, written down, drawn and told.
 
-Each analysis is a module with four functions:
+Each analysis is a module with five functions:
 
     why_not(reader)      why it says nothing of this run; '' where it does
     measure(reader)      numbers, as JSON can hold them
@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from shared_tfm import files
-from shared_tfm.errors import BadInput, need, unknown
+from shared_tfm.errors import need, unknown
 from shared_tfm.report.analysis import (
   distance,
   gradients,
@@ -59,7 +59,7 @@ def asked(what: str) -> tuple[str, ...]:
   """
   names = [name.strip() for name in what.split(',') if name.strip()]
   need(bool(names), f'--what names analyses, or all: {", ".join(ANALYSES)}')
-  if names == [ALL]:
+  if ALL in names:
     return ()
   for name in names:
     if name not in ANALYSES:
@@ -81,16 +81,18 @@ def analyse(reader: Reader, names: Sequence[str] = ()) -> dict[str, Any]:
   Raises:
     BadInput: an analysis that was named says nothing of this run.
   """
-  found: dict[str, Any] = {'run': reader.described(), 'left_out': {}}
+  left_out = {}
   for name in names or ANALYSES:
     why = ANALYSES[name].why_not(reader)
-    if why and names:
-      raise BadInput(f'--what={name}: {why}')
+    need(not (why and names), f'--what={name}: {why}')
     if why:
-      found['left_out'][name] = why
-    else:
-      found[name] = ANALYSES[name].measure(reader)
-  return found
+      left_out[name] = why
+  wanted = [name for name in names or ANALYSES if name not in left_out]
+  return {
+    'run': reader.described(),
+    'left_out': left_out,
+    **{name: ANALYSES[name].measure(reader) for name in wanted},
+  }
 
 
 def write(found: dict[str, Any], folder: Path) -> list[Path]:
