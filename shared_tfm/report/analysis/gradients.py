@@ -87,7 +87,7 @@ def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
       'visit': i,
       'other': j,
       'same_row': bool(
-        each['owners'] and each['owners'][i] == each['owners'][j]
+        each['owners'] and each['owners'][i] == each['owners'][j] >= 0
       ),
       'cosine': value,
     }
