@@ -1,6 +1,7 @@
 // A chart that one can read, zoom and print.
 
 const NEAR = 32; // pixels from what is pointed at
+const SMALL = 500; // a chart as narrow as this is not covered by what it tells
 let charts = 0;
 
 class Chart {
@@ -50,12 +51,11 @@ class Chart {
   draw() {
     const width = this.box.clientWidth;
     if (!this.spec || !width) return;
-    this.width = width;
     const { series, joined, titles } = this.spec;
     const height = Math.round(Math.min(430, Math.max(280, width * 0.5)));
     const [left, right, top, bottom] = [58, width - 12, 14, height - 46];
     const [across, up] = this.view || this.spec.home;
-    this.area = { left, right, top, bottom };
+    Object.assign(this, { width, height, area: { left, right, top, bottom } });
     this.x = this.spec.x;
     this.y = new Axis();
     this.x.set(across, left, right);
@@ -169,6 +169,7 @@ class Chart {
     const beside = x + 16 < last ? x + 16 : x - 16 - wide;
     this.tip.style.left = `${Math.max(0, Math.min(beside, last))}px`;
     const below = this.spec.joined ? top + 4 : Math.min(y, bottom - tall);
-    this.tip.style.top = `${Math.max(top, below)}px`;
+    const high = this.width < SMALL ? this.height : Math.max(top, below);
+    this.tip.style.top = `${high}px`;
   }
 }

@@ -134,10 +134,11 @@ function costs({ cost }) {
       const { stats } = point;
       const rows = [
         ['validation loss', plusMinus(stats.loss, digits)],
-        ...data.costs.map((each) => [
-          each.title,
-          plusMinus(stats[each.name], (value) => human(value, each.unit)),
-        ]),
+        ...data.costs.map((each) => {
+          const [mean, spread] = stats[each.name]; // counts have a spread of 0
+          const show = (value) => human(value, each.unit);
+          return [each.title, plusMinus([mean, spread || null], show)];
+        }),
         ['seeds', String(stats.seeds)],
         [best.includes(point) ? 'on the front' : 'behind the front', ''],
       ];
