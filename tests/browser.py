@@ -55,15 +55,17 @@ def pictures(report: pathlib.Path, folder: pathlib.Path) -> None:
   if not program:
     sys.exit('error: there is no browser; ./setup.sh browser brings one')
   with started(program) as browser:
-    for name, size, scheme, at in (
-      ('report', WIDE, 'light', 'h1'),
-      ('report_dark', WIDE, 'dark', 'figure[data-chart=front]'),
-      ('report_phone', PHONE, 'light', 'figure[data-chart=loss]'),
+    for name, size, scheme, top, pointed in (
+      ('report', (1240, 1150), 'light', 'h1', 'loss'),
+      ('report_dark', (1240, 1150), 'dark', '[data-chart=front]', 'front'),
+      ('report_phone', (390, 844), 'light', '[data-chart=loss]', 'loss'),
     ):
-      page = browser.new_page(viewport=size, color_scheme=scheme)
+      view = {'width': size[0], 'height': size[1]}
+      page = browser.new_page(viewport=view, color_scheme=scheme)
       page.goto(report.absolute().as_uri())
-      page.locator(at).evaluate('e => e.scrollIntoView({block: "start"})')
-      page.locator('.plot > svg').first.hover()
+      page.locator(top).evaluate('e => scrollTo(0, e.offsetTop - 20)')
+      marks = page.locator(f'[data-chart={pointed}] .series .mark')
+      marks.nth(marks.count() // 2).hover()
       page.screenshot(path=folder / f'{name}.png')
       page.close()
 

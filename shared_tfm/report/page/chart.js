@@ -72,7 +72,7 @@ class Chart {
     this.svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
     this.svg.replaceChildren(
       make('defs', {}, make('clipPath', { id: this.clip }, inside)),
-      this.grid(Math.max(3, (right - left) / 110), (bottom - top) / 55),
+      this.grid(Math.max(3, (right - left) / 110), (bottom - top) / 45),
       make('text', { ...middle, x: (left + right) / 2, y: height - 8 },
         titles[0]),
       make('text', { transform: turned, ...middle }, titles[1]),
@@ -92,11 +92,12 @@ class Chart {
     const { left, right, top, bottom } = this.area;
     const drawn = make('g', { class: 'grid' });
     for (const [value, text] of this.x.marks(across)) {
-      const x = this.x.pixel(value).toFixed(1);
-      const y = bottom + 18;
+      const x = this.x.pixel(value);
+      const [half, y] = [3.6 * text.length, bottom + 18]; // of its width
+      const at = Math.min(x, this.width - half).toFixed(1);
       drawn.append(
         make('line', { x1: x, x2: x, y1: top, y2: bottom }),
-        make('text', { x, y, class: 'x', 'text-anchor': 'middle' }, text),
+        make('text', { x: at, y, class: 'x', 'text-anchor': 'middle' }, text),
       );
     }
     for (const [value, text] of this.y.marks(up)) {

@@ -133,8 +133,8 @@ function names(series, chart) {
     const wide = 6.8 * text.length;
     const [before, after, middle] = [x - 11 - wide, x + 11, x - wide / 2];
     const free = [
-      [after, y - 7], [before, y - 7], [middle, y - 24], [middle, y + 9],
-      [after, y - 20], [after, y + 6], [before, y - 20], [before, y + 6],
+      [after, y - 18], [after, y + 4], [before, y - 18], [before, y + 4],
+      [middle, y - 24], [middle, y + 9], [after, y - 7], [before, y - 7],
     ].map(([a, b]) => [a, b, a + wide, b + 14]).find(([a, b, c, d]) =>
       a > left && c < right && b > top && d < bottom &&
       taken.every((t) => c < t[0] || a > t[2] || d < t[1] || b > t[3]));

@@ -3,9 +3,6 @@
 const data = JSON.parse(document.getElementById('data').textContent);
 const shown = data.schemes.map(() => true);
 const LOSS = 'validation loss (nats per token)';
-const HINT =
-  'Drag, pinch or Ctrl and wheel zoom; Shift and drag moves; a double click' +
-  ' resets. A scheme is hidden by a click, and alone by two.';
 const ACROSS = {
   steps: ['optimizer steps', ''],
   tokens: ['tokens seen', ''],
@@ -94,8 +91,8 @@ function curves({ across, lines }) {
         const { x, y, low, high } = point;
         const band = high > low ? `${digits(low)} to ${digits(high)}` : '';
         const of = seed === undefined ? name : `${name}, seed ${seed}`;
-        const cells = [digits(y), band, same ? '' : `at ${human(x, unit)}`];
-        return [[swatch(look), of], ...cells];
+        const where = same ? [] : [`at ${human(x, unit)}`];
+        return [[swatch(look), of], digits(y), band, ...where];
       });
       const { x, step } = spots[0].point;
       const at = across === 'steps' ? step : human(x, unit);
@@ -187,7 +184,7 @@ function frame(figure, build, options) {
     buttons.append(button);
   }
   bar.append(buttons);
-  figure.append(bar, box, legend(), make('p', { class: 'soft hint' }, HINT));
+  figure.append(bar, box, legend());
   redraws.push(() => chart.show(build(choice), true));
   chart.show(build(choice));
 }

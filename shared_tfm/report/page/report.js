@@ -1,7 +1,6 @@
 // Brings the page to life. Until here it is all there, but stands still.
 
 themed(document.getElementById('theme'));
-printed();
 document.querySelectorAll('table.sortable').forEach(sortable);
 document.querySelectorAll('.strips svg').forEach(strips);
 const [over, cost] = document.querySelectorAll('figure[data-chart]');
@@ -13,4 +12,5 @@ frame(cost, costs, { cost: ['against', {
   params: 'parameters', flops: 'FLOPs', seconds: 'time', memory: 'memory',
 }] });
 redraw();
+document.querySelector('.hint').hidden = false;
 for (const still of document.querySelectorAll('.still')) still.hidden = true;

@@ -48,7 +48,8 @@ function ticks(low, high, count, unit = '') {
 // Numbers for a logarithmic axis, all between the two and perhaps more.
 function rounds(unit, least, most) {
   if (unit === 's') return SECONDS;
-  const [base, parts] = unit === 'B' ? [2, [1]] : [10, [1, 2, 5]];
+  const fine = most / least < 20 ? [1, 1.5, 2, 3, 5, 7] : [1, 2, 5];
+  const [base, parts] = unit === 'B' ? [2, [1]] : [10, fine];
   const power = (value) => Math.floor(Math.log(value) / Math.log(base));
   const found = [];
   for (let p = power(least); p <= power(most) + 1; p += 1) {

@@ -1,4 +1,4 @@
-// Tables that are sorted by the head of a column, the theme, and printing.
+// Tables that are sorted by the head of a column, strips, and the theme.
 
 // What a cell is sorted by: its number or else its text; null if it is empty.
 function sortKey(cell) {
@@ -82,16 +82,4 @@ function store(method, ...values) {
   } catch {
     return null;
   }
-}
-
-// What is folded is printed, too.
-function printed() {
-  let closed = [];
-  addEventListener('beforeprint', () => {
-    closed = [...document.querySelectorAll('details:not([open])')];
-    for (const each of closed) each.open = true;
-  });
-  addEventListener('afterprint', () => {
-    for (const each of closed) each.open = false;
-  });
 }
