@@ -6,12 +6,15 @@ writes the README's pictures: report.png, report_dark.png, report_phone.png.
 """
 
 import contextlib
+import io
 import os
 import pathlib
 import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from PIL import Image
 
 NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'chrome'
 OURS = pathlib.Path(sys.prefix) / 'browser'  # where setup.sh puts one
@@ -66,7 +69,8 @@ def pictures(report: pathlib.Path, folder: pathlib.Path) -> None:
       page.locator(top).evaluate('e => scrollTo(0, e.offsetTop - 20)')
       marks = page.locator(f'[data-chart={pointed}] .series .mark')
       marks.nth(marks.count() // 2).hover()
-      page.screenshot(path=folder / f'{name}.png')
+      picture = Image.open(io.BytesIO(page.screenshot())).convert('RGB')
+      picture.quantize(192).save(folder / f'{name}.png', optimize=True)
       page.close()
 
 

@@ -93,7 +93,7 @@ class Chart {
     const drawn = make('g', { class: 'grid' });
     for (const [value, text] of this.x.marks(across)) {
       const x = this.x.pixel(value);
-      const [half, y] = [3.6 * text.length, bottom + 18]; // of its width
+      const [half, y] = [4 * text.length, bottom + 18]; // of its width
       const at = Math.min(x, this.width - half).toFixed(1);
       drawn.append(
         make('line', { x1: x, x2: x, y1: top, y2: bottom }),
