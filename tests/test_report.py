@@ -2,7 +2,10 @@
 
 import base64
 import dataclasses
+import hashlib
+import json
 import math
+import re
 from html.parser import HTMLParser
 
 import matplotlib.image
@@ -315,6 +318,12 @@ def test_what_the_plots_draw(tmp_path, monkeypatch):
   )
 
 
+def test_the_front_is_what_nothing_beats():
+  points = [(3, 1.0), (1, 3.0), (2, 3.5), (2, 2.0), (2, math.nan), (4, 1.0)]
+  assert plots.front(points) == [(1, 3.0), (2, 2.0), (3, 1.0)]
+  assert plots.front([(1, math.nan)]) == []
+
+
 def test_plots_without_curves_or_with_strange_ones(tmp_path):
   odd = dataclasses.replace(ONE, scheme='$x_{', validation_loss=math.nan)
   lost = [Point(1, 512, math.nan), Point(2, 1024, math.inf)]
@@ -349,42 +358,39 @@ def test_a_cell_without_a_row_is_grey(tmp_path):
   cell = 0.3 * 160
   at = int(1.15 * cell), int(image.shape[1] - 2.05 * cell)
   np.testing.assert_allclose(image[at][:3], to_rgb('#eee'), atol=0.01)
-  text = page(tmp_path, owners=owners)
-  assert text.count('background:#eee">~</td>') == 2
+  strips = Page(page(tmp_path, owners=owners)).strips
+  assert strips['attention=soft:2', 'attention'] == [('~', '#eee')] * 2
 
 
 # --- the page ---
 
 
 class Page(HTMLParser):
-  """What a browser would find: tags, links, and the cells of each strip."""
+  """What a browser would find: tags, links, texts, and the cells of strips."""
 
   def __init__(self, text):
     super().__init__()
     self.tags, self.links, self.strips, self.words = [], [], {}, []
-    self.scheme = self.strip = self.inside = None
+    self.heading = self.scheme = self.cells = None
     self.feed(text)
 
   def handle_starttag(self, tag, attrs):
     given = dict(attrs)
     self.tags.append(tag)
-    self.inside = tag
     self.links += [given[k] for k in ('src', 'href', 'action') if k in given]
-    if tag == 'table':
-      self.strip = given.get('class') == 'strip'
-    if tag == 'td' and self.strip:
-      self.cells.append((None, given['style']))
+    self.heading = (self.heading or tag == 'h3') and tag != 'svg'
+    if given.get('class') == 'strip':
+      self.cells = self.strips[self.scheme, given['data-part']] = []
+    if given.get('class') == 'cell':
+      self.cells.append((given['data-row'], given['fill']))
 
   def handle_data(self, data):
-    if not data.strip():
-      return
-    self.words.append(data)
-    if self.inside in ('h3', 'span'):
-      self.scheme = data
-    elif self.inside == 'th' and self.strip:
-      self.cells = self.strips.setdefault((self.scheme, data), [])
-    elif self.inside == 'td' and self.strip:
-      self.cells[-1] = (int(data), self.cells[-1][1])
+    if data.strip():
+      self.words.append(data)
+      self.scheme = data if self.heading else self.scheme
+
+  def handle_endtag(self, tag):
+    self.heading = self.heading and tag != 'h3'
 
 
 def page(tmp_path, results=RESULTS, owners=OWNERS, config=None):
@@ -409,8 +415,11 @@ def test_the_page_needs_nothing_beside_it(tmp_path):
   found = Page(text)
   assert len(found.links) == 3
   assert all(link.startswith('data:image/png;base64,') for link in found.links)
-  assert not {'script', 'link', 'iframe', 'object'} & set(found.tags)
-  assert 'http:' not in text and 'https:' not in text and 'url(' not in text
+  assert not {'link', 'iframe', 'object', 'base'} & set(found.tags)
+  assert found.tags.count('script') == 2  # what is drawn, and what draws it
+  addresses = set(re.findall(r'https?://[^\s"\'`]+', text))
+  assert addresses == {'http://www.w3.org/2000/svg'}  # a name, not a place
+  assert '@import' not in text
   first = base64.b64decode(found.links[0].partition(',')[2])
   assert first == b'loss_vs_steps'
   assert len(list(tmp_path.iterdir())) == 4  # three plots and the page
@@ -421,9 +430,9 @@ def test_the_page_shows_summary_runs_config_and_versions(tmp_path):
   words = Page(text).words
   for cell in ('1.700 ± 0.141', '346k', 'model.num_layers', '6', '0.10.2'):
     assert cell in words
-  assert '<strong>346k</strong>' in text
-  assert '<strong>1.700 ± 0.141</strong>' not in text
-  assert text.count('<details>') == 4
+  assert '<td data-value="345678.0" class="best">346k</td>' in text
+  assert 'class="best">1.700 ± 0.141' not in text
+  assert text.count('<details class="card">') == 4
   assert '1.6588' in words  # the loss of none, seed 0, at step 50
 
 
@@ -432,9 +441,9 @@ def test_the_strips_have_a_cell_for_every_layer(tmp_path):
   for scheme, parts in OWNERS.items():
     for component, table in parts.items():
       cells = strips[scheme, component]
-      assert tuple(row for row, _ in cells) == table
-      assert [style for _, style in cells] == [
-        f'background:{plots.row_colour(row)}' for row in table
+      assert [row for row, _ in cells] == [str(row) for row in table]
+      assert [colour for _, colour in cells] == [
+        plots.row_colour(row) for row in table
       ]
 
 
@@ -443,6 +452,46 @@ def test_names_and_values_are_escaped(tmp_path):
   results = [dataclasses.replace(run, scheme=bad) for run in RESULTS[:2]]
   text = page(tmp_path, results, {bad: {bad: (0,)}}, {bad: bad})
   found = Page(text)
-  assert 'script' not in found.tags and len(found.links) == 3
+  assert found.tags.count('script') == 2 and len(found.links) == 3
   assert '&lt;script src=http://x&gt;' in text
   assert bad in found.words
+  assert text.count('</script>') == 2  # none in the embedded data
+  assert embedded(text)['schemes'][0]['name'] == bad
+
+
+def embedded(text):
+  """What the page's script draws."""
+  start = '<script type="application/json" id="data">'
+  return json.loads(text.partition(start)[2].partition('</script>')[0])
+
+
+def test_the_policy_allows_our_script_and_style_alone(tmp_path):
+  """Browsers compare the hash of what stands between the tags."""
+  text = page(tmp_path)
+  policy = re.search('Content-Security-Policy" content="(.*?)"', text)[1]
+  assert policy.startswith("default-src 'none'; img-src data:; script-src")
+  assert 'unsafe' not in policy and '*' not in policy
+  for tag in 'script', 'style':
+    inside = re.findall(f'<{tag}>(.*?)</{tag}>', text, re.DOTALL)
+    digest = hashlib.sha256(inside[0].encode()).digest()
+    hashed = base64.b64encode(digest).decode()
+    assert len(inside) == 1 and f"{tag}-src 'sha256-{hashed}';" in policy
+  assert not re.search(r'<[^>]* (style|on\w+)=', text.partition('<script>')[0])
+
+
+def test_what_the_charts_draw_is_what_was_measured(tmp_path):
+  lost = dataclasses.replace(RESULTS[3], validation_loss=math.nan)
+  data = embedded(page(tmp_path, [*RESULTS[:3], lost]))
+  assert [scheme['name'] for scheme in data['schemes']] == ['none', 'cycle:3']
+  assert [run['scheme'] for run in data['curves']] == [0, 0, 1, 1]
+  assert data['curves'][2]['steps'] == [0, 50, 100]
+  assert data['curves'][2]['flops'] == [0, 25_600 * 7.4e6, 51_200 * 7.4e6]
+  none, cycle = data['points']
+  assert none['loss'] == pytest.approx([1.7, 0.2 / 2**0.5])
+  assert none['params'] == [1_234_567, 0]
+  assert none['flops'] == [51_200 * 7.4e6, 0]
+  assert none['seconds'][0] == pytest.approx(
+    (51_200 / 12e3 + 51_200 / 13e3) / 2
+  )
+  assert none['memory'] == [210 * 2**20, 0]
+  assert cycle['loss'] == [None, None]

@@ -1,11 +1,14 @@
 """The report: one HTML file that needs nothing beside it.
 
-Pictures are data URIs and the style is inline, so the file can be mailed or
-opened years later. Names and config values come from users: the template
-escapes every value, and its content policy forbids scripts and the network.
+Pictures are data URIs, style and scripts are inline, so the file can be mailed
+or opened years later; without scripts it shows the same, standing still. Names
+and config values come from users: the template escapes every value, and the
+page's policy allows neither the network nor any script or style but its own,
+which it names by their hashes.
 """
 
 import base64
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,24 +17,32 @@ from typing import Any
 import jinja2
 
 from shared_tfm import files
-from shared_tfm.report import results_file, tables
+from shared_tfm.report import charts, results_file, tables
 from shared_tfm.report.columns import Column, Summary
 from shared_tfm.report.plots import (
   CAPTIONS,
+  LINES,
+  NIGHT,
   Curves,
   Owners,
-  colours,
   row_colour,
 )
 from shared_tfm.report.results_file import Result
 
+_PAGE = Path(__file__).parent / 'page'
 _TEMPLATES = jinja2.Environment(
-  loader=jinja2.FileSystemLoader(Path(__file__).parent),
+  loader=jinja2.FileSystemLoader(_PAGE),
   autoescape=True,
   undefined=jinja2.StrictUndefined,
   trim_blocks=True,
   lstrip_blocks=True,
 )
+# In this order: each uses those before it.
+SCRIPTS = 'scales', 'marks', 'chart', 'gestures', 'panels', 'tables', 'report'
+CHARTS = {  # those that scripts draw
+  'loss': 'Validation loss over training',
+  'front': 'Validation loss against cost',
+}
 
 
 def write(
@@ -56,12 +67,22 @@ def write(
   """
   rows = tables.summary(results)
   columns, names = tables.columns(rows), results_file.header(results)
+  script = '\n'.join(_text(f'{name}.js') for name in SCRIPTS)
+  style = _text('report.css') + _hues()
   page = _TEMPLATES.get_template('report.html.j2').render(
+    script=script,
+    style=style,
+    policy=_policy(script, style),
+    data=charts.data(results, curves),
+    charts=CHARTS,
     columns=columns,
     rows=rows,
     best={c.field: best(rows, c) for c in columns},
     note=tables.note(rows),
-    colours=colours(results_file.schemes(results)),
+    hues={
+      scheme: charts.hue(place)
+      for place, scheme in enumerate(results_file.schemes(results))
+    },
     pictures=[
       (CAPTIONS.get(name, name), _data_uri(png)) for name, png in plots.items()
     ],
@@ -71,8 +92,7 @@ def write(
     results=[results_file.cells(names, result) for result in results],
     runs=list(curves),
     curves=_by_step(curves),
-    config=list(_flat(config)),
-    versions=versions,
+    folded={'Config': dict(_flat(config)), 'Versions': versions},
   )
   files.replace(path, page)
 
@@ -101,6 +121,32 @@ def best(rows: Sequence[Summary], column: Column) -> set[str]:
     if abs(stat.mean - top.mean) <= max(stat.spread or 0, top.spread or 0)
   }
   return chosen if len(chosen) < len(stats) else set()
+
+
+def _text(name: str) -> str:
+  return (_PAGE / name).read_text(encoding='utf-8')
+
+
+def _hues() -> str:
+  """The colours of schemes by place, on a light page and on a dark one."""
+  return ''.join(
+    f'.s{place} {{ --hue: light-dark({light}, {dark}) }}\n'
+    for place, (light, dark) in enumerate(zip(LINES, NIGHT, strict=True))
+  )
+
+
+def _policy(script: str, style: str) -> str:
+  """What the page may do: show its pictures, and run what it came with."""
+  return (
+    "default-src 'none'; img-src data:;"
+    f' script-src {_hash(script)}; style-src {_hash(style)};'
+    " base-uri 'none'; form-action 'none'"
+  )
+
+
+def _hash(text: str) -> str:
+  digest = hashlib.sha256(text.encode()).digest()
+  return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _data_uri(png: Path) -> str:

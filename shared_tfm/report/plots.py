@@ -31,6 +31,15 @@ LINES = (
   '#56b4e9',
   '#666666',
 )
+NIGHT = (  # the same, on a dark page
+  '#5aa9f0',
+  '#f47f3f',
+  '#2fc39a',
+  '#e39ec4',
+  '#f2b632',
+  '#a8defc',
+  '#b4b7bb',
+)
 MARKERS = 'os^Dv<>p'
 ROWS = ('#7ad', '#e86', '#ed8', '#fab', '#9df', '#4b9', '#bc3', '#aa0', '#ddd')
 MIXED = '#eee'  # where no row is read
@@ -165,6 +174,10 @@ def _against_params(results: Sequence[Result]) -> Figure:
       **styles[row.scheme],
     )
     points[row.scheme] = (point, loss.mean)
+  losses = [row.stats['validation_loss'].mean for row in rows]
+  edge = front(list(zip(places, losses, strict=True)))
+  cheapest, least = np.reshape(edge, (-1, 2)).T
+  axes.step(cheapest, least, where='post', color='#999999', ls='--', lw=1.2)
   axes.set_xscale('log')
   axes.set_xlim(min(places) / 1.6, max(places) * 1.6)  # spans a tick or more
   axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -172,6 +185,19 @@ def _against_params(results: Sequence[Result]) -> Figure:
   axes.xaxis.set_minor_formatter(NullFormatter())
   _legend(figure, points)
   return figure
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+  """Of (cost, loss) those that no other beats, from the cheapest on.
+
+  Another beats them by less of one and no more of the other. Points that are
+  not finite are nobody's; of those that are alike there is one.
+  """
+  chosen: list[tuple[float, float]] = []
+  for point in sorted(point for point in points if np.isfinite(point).all()):
+    if not chosen or point[1] < chosen[-1][1]:
+      chosen.append(point)
+  return chosen
 
 
 def _styles(results: Sequence[Result]) -> dict[str, dict]:
