@@ -46,7 +46,9 @@ def parser() -> Parser:
   )
   for made in (described, trained, compared, timed):
     made.add_argument(
-      '--config', required=made is not trained, help='a file in configs/'
+      '--config',
+      required=made in (described, timed),
+      help='a file in configs/',
     )
   described.add_argument('--json', action='store_true')
   described.add_argument(
@@ -78,11 +80,12 @@ def parser() -> Parser:
       help='when a token leaves the loop: kl:0.01, entropy:0.3, ..., none:0',
     )
   compared.add_argument(
-    '--sharing',
-    required=True,
-    help="schemes with ';' between them: 'none;cycle:3;attention=all'",
+    '--sharing', help="schemes with ';' between them: 'none;cycle:3;norm=all'"
   )
-  compared.add_argument('--seeds', type=int, default=1)
+  compared.add_argument(
+    '--sweep', metavar='FILE', help='TOML that says config, rows and the rest'
+  )
+  compared.add_argument('--seeds', type=int, help='of each scheme; 1')
   tabled = verb(verbs.table)
   tabled.add_argument('name', nargs='?', metavar='NAME')
   tabled.add_argument('--list', action='store_true', help='names and titles')

@@ -13,10 +13,10 @@ import matplotlib.image
 import pytest
 import tqdm
 
-from shared_tfm import config
+from shared_tfm import accounting, config
 from shared_tfm.__main__ import main
 from shared_tfm.errors import BadInput, Interrupted
-from shared_tfm.report import compare, results_file, tables
+from shared_tfm.report import compare, results_file, sweep, sweep_file, tables
 from shared_tfm.train import log
 
 STEPS, SEEDS = 6, 2
@@ -30,6 +30,7 @@ FILES = [
   'results.csv',
   'runs',
   'summary.md',
+  'sweep.json',
 ]
 
 
@@ -192,7 +193,7 @@ def test_every_scheme_has_its_own_folder():
     '@albert:2',
     'attention=all norm=none',
   )
-  slugs = [compare._slug(scheme) for scheme in schemes]
+  slugs = [sweep.row(scheme).folder for scheme in schemes]
   assert len(set(slugs)) == len(schemes)
   assert all(re.fullmatch(r'[\w.,=@+!~-]+', slug) for slug in slugs)
 
@@ -253,7 +254,150 @@ def test_the_verb_prints_the_summary(whole, fields, tmp_path, capsys):
   assert times(tmp_path / 'sweep' / 'runs') == before
 
 
+# Rows with labels and fields of their own, from Python and from a file.
+
+
+ROWS = """
+[[row]]
+sharing = 'none'
+optimizer.learning_rate = 2e-3
+
+[[row]]
+label = 'a layer'
+sharing = 'all'
+model.num_layers = 1
+model.d_model = 8
+train.batch_size = 8
+"""
+
+
+def sweep_in(folder, fields, text, **more):
+  """A sweep file, and the config that it names."""
+  (folder / 'base.py').write_text(f'def get_config():\n  return {fields!r}\n')
+  path = folder / 'sweep.toml'
+  given = {'config': str(folder / 'base.py'), **more}
+  lines = [f'{name} = {value!r}' for name, value in given.items()]
+  path.write_text('\n'.join([*lines, text]))
+  return path
+
+
+def test_a_row_has_the_fields_it_names(fields, tmp_path):
+  path = sweep_in(tmp_path, fields, 'train.num_steps = 4\n' + ROWS, seeds=2)
+  asked = sweep_file.load(path)
+  assert (asked.labels, asked.seeds) == (['none', 'a layer'], 2)
+  one, other = sweep.crossed(asked).values()
+  assert (one.train.num_steps, one.model.num_layers, one.model.d_ff) == (
+    4,
+    2,
+    64,
+  )
+  assert one.optimizer.learning_rate == 2e-3
+  assert other.optimizer.learning_rate == config.Optimizer().learning_rate
+  # What is derived follows the row's own fields.
+  model = other.model
+  assert (model.num_layers, model.d_ff, model.head_dim) == (1, 32, 4)
+  assert model.sharing.layer == 'all'
+  assert accounting.describe(other)['owners']['attention'] == [0]
+
+
+def test_a_row_may_be_what_the_config_is_not(fields):
+  """The config's own sharing needs 2 layers, and plays no part."""
+  shared = with_fields(fields, 'model', sharing={'layer': '0,1'})
+  rows = [{'sharing': 'cycle:3', 'model': {'num_layers': 3}}]
+  (made,) = sweep.crossed(sweep.of(shared, rows)).values()
+  assert made.model.sharing == config.Sharing('cycle:3')
+
+
+@pytest.mark.slow
+def test_a_sweep_file_and_the_folder_alone(whole, fields, tmp_path, capsys):
+  path = sweep_in(tmp_path, fields, ROWS.replace('optimizer', '# optimizer'))
+  folder = tmp_path / 'sweep'
+  assert main(['compare', f'--sweep={path}', f'--workdir={folder}']) == 0
+  first = capsys.readouterr().out
+  results = results_file.read(folder / 'results.csv')
+  assert [(r.scheme, r.seed) for r in results] == [('none', 0), ('a layer', 0)]
+  assert timeless(results[:1]) == timeless(whole[1][:1])
+  # A batch of its own is data of its own.
+  assert [r.tokens for r in results] == [STEPS * 4 * 16, STEPS * 8 * 16]
+  assert '| a layer |' in first and results[1].stored_params < 2000 + 258 * 8
+  path.unlink()
+  before = times(folder / 'runs')
+  assert main(['compare', f'--workdir={folder}']) == 0
+  assert capsys.readouterr().out == first
+  assert times(folder / 'runs') == before
+  # And it may grow.
+  grown = compare.compare(workdir=folder, seeds=2)
+  assert [r.seed for r in grown] == [0, 1, 0, 1]
+  assert timeless(grown[:2]) == timeless(whole[1][:2])
+
+
 # Bad input: nothing is written.
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'rule'),
+  [
+    ('[[row]]', '[row]', 'row is a list, got'),
+    ('[[row]]', '[[rows]]', "unknown setting 'rows'; did you mean 'row'?"),
+    ('sharing', '', 'is no TOML'),
+    (ROWS, '', 'there is no scheme to compare'),
+    (ROWS, "row = ['none', 3]", 'a row is a table, got 3'),
+    (ROWS, 'seeds = 1.5', 'seeds is a int, got 1.5'),
+    (ROWS, 'seeds = 0', 'there is no scheme'),
+    ("sharing = 'none'", "label = 'x'", 'a row needs its scheme, such as'),
+    ("'none'", "'nine'", "unknown sharing scheme 'nine'; did you mean 'none'?"),
+    ('label', 'lable', "unknown key of a row 'lable'; did you mean 'label'?"),
+    ("'a layer'", "'none'", 'the scheme none is given twice'),
+    ("'a layer'", "'../up'", 'a label has letters, digits, spaces and'),
+    ("'a layer'", '3', 'a label is a text, got 3'),
+    ("'a layer'", "'a--b'\n[[row]]\nlabel='a b'", 'a row needs its scheme'),
+    ('model.num_layers = 1', 'model.sharing.norm = "none"', 'a row says what'),
+    ('model.num_layers = 1', 'train.seed = 1', 'train.seed is for all rows'),
+    ('num_layers = 1', 'num_layer = 1', "did you mean 'model.num_layers'?"),
+    (
+      'num_layers = 1',
+      'num_layers = 1.5',
+      'model.num_layers is a int, got 1.5',
+    ),
+    ('model.num_layers = 1', 'model = 1', 'model is a group of fields, got 1'),
+    ('d_model = 8', 'd_model = 9', "row 'a layer': model.d_model must be"),
+    ("'all'\n", "'@albert'\nmodel.embed_dim=8\n", 'by @albert, and 8 by the'),
+  ],
+)
+def test_a_sweep_file_that_is_wrong(fields, tmp_path, capsys, old, new, rule):
+  path = sweep_in(tmp_path, fields, ROWS.replace(old, new))
+  folder = tmp_path / 'sweep'
+  assert main(['compare', f'--sweep={path}', f'--workdir={folder}']) == 2
+  line = capsys.readouterr().err
+  assert rule in line and line.count('\n') == 1, line
+  assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+  ('words', 'rule'),
+  [
+    (['--sweep=none.toml'], 'there is no sweep file none.toml'),
+    ([], 'has no sweep yet, so one of these is required: --sweep, --config'),
+    (['--config=x.py'], '--config needs --sharing beside it'),
+    (['--sharing=all'], '--sharing needs --config beside it'),
+    (['--config=x.py', '--sweep=y'], 'a sweep file says its own config'),
+  ],
+)
+def test_flags_that_say_no_sweep(tmp_path, capsys, words, rule):
+  folder = tmp_path / 'sweep'
+  assert main(['compare', *words, f'--workdir={folder}']) == 2
+  line = capsys.readouterr().err
+  assert rule in line and line.count('\n') == 1, line
+  assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+  'content', ['', '[]', '{"solved": {}}', '{"solved": {"a": 3}, "rows": []}']
+)
+def test_a_sweep_that_cannot_be_read(tmp_path, content):
+  (tmp_path / 'sweep.json').write_text(content)
+  with pytest.raises(BadInput, match=r'sweep\.json is not a sweep: '):
+    compare.compare(workdir=tmp_path)
 
 
 @pytest.mark.parametrize(

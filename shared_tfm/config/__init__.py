@@ -16,6 +16,7 @@ from shared_tfm.config.door import (
   given,
   scheme_name,
   with_exit,
+  with_fields,
   with_loops,
   with_sharing,
 )
@@ -62,6 +63,7 @@ __all__ = [
   'given',
   'scheme_name',
   'with_exit',
+  'with_fields',
   'with_loops',
   'with_sharing',
 ]
