@@ -70,7 +70,8 @@ def compare(args: Any, overrides: Sequence[str]) -> None:
       if args.sweep
       else sweep_file.begun(args.workdir)
     )
-  compare.run(sweep.changed(begun, overrides, **settings), args.workdir)
+  asked = sweep.changed(begun, overrides, **settings)
+  compare.run(asked, args.workdir, args.processes)
   print((args.workdir / 'summary.md').read_text())
   print(f'report: {args.workdir / "report.html"}')
 

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import types
 
 import matplotlib.image
 import pytest
@@ -16,8 +17,17 @@ import tqdm
 from shared_tfm import accounting, config
 from shared_tfm.__main__ import main
 from shared_tfm.errors import BadInput, Interrupted
-from shared_tfm.report import compare, results_file, sweep, sweep_file, tables
-from shared_tfm.train import log
+from shared_tfm.report import (
+  compare,
+  pool,
+  results_file,
+  sweep,
+  sweep_file,
+  tables,
+  trained,
+  tuning,
+)
+from shared_tfm.train import log, turns
 
 STEPS, SEEDS = 6, 2
 SCHEMES = ['none', 'attention=all norm=none']
@@ -331,13 +341,155 @@ def test_a_sweep_file_and_the_folder_alone(whole, fields, tmp_path, capsys):
   assert timeless(grown[:2]) == timeless(whole[1][:2])
 
 
+# Budgets, rates and processes.
+
+
+@pytest.mark.slow
+def test_rates_are_tuned_on_a_seed_of_their_own(fields, tmp_path):
+  given = {'tune': [1, 1e5], 'tune_steps': 3}
+  results = compare.compare(fields, ['all'], 1, tmp_path, **given)
+  losses = {}
+  for path in tmp_path.glob('tune/all/*/result.json'):
+    made = json.loads((path.parent / 'config.json').read_text())
+    assert made['train']['seed'] == tuning.SEEDS
+    assert made['train']['num_steps'] == 3
+    rate = made['optimizer']['learning_rate']
+    losses[rate] = json.loads(path.read_text())['validation_loss']
+  assert losses.keys() == {1e-3, 100.0} and losses[1e-3] < losses[100.0]
+  made = json.loads((tmp_path / 'runs/all/seed-0/config.json').read_text())
+  assert made['optimizer']['learning_rate'] == 1e-3
+  assert results[0].adjusted == 'rate 0.001 at the edge'
+  lines = (tmp_path / 'summary.md').read_text().splitlines()
+  assert lines[2].endswith('| rate 0.001 at the edge |')
+  # It is not tuned again, and rates of another grid are another sweep.
+  before = times(tmp_path / 'tune')
+  assert compare.compare(workdir=tmp_path) == results
+  assert times(tmp_path / 'tune') == before
+  with pytest.raises(BadInput, match='differs in tune'):
+    compare.compare(workdir=tmp_path, tune=[1])
+
+
+def test_a_rate_at_the_edge_is_told(fields, tmp_path, caplog):
+  asked = sweep.of(fields, ['none'], tune=[1, 2, 4])
+  (made,) = sweep.crossed(asked).values()
+  tried = tuning.runs_of(asked, asked.rows[0], made, tmp_path)
+  losses = dict(zip(tried, [3.0, 2.0, 1.0], strict=True))
+  found = tuning.chosen('none', sweep_file.Solved(note='a note'), losses)
+  assert found.fields == {'optimizer.learning_rate': 4e-3} and found.tuned
+  assert found.note == 'a note, rate 0.004 at the edge'
+  assert 'none: the best learning rate, 0.004, is at the edge' in caplog.text
+  # What diverged is not the best; where all did, the lowest is taken.
+  losses = dict(zip(tried, [3.0, 2.0, None], strict=True))
+  found = tuning.chosen('none', sweep_file.Solved(), losses)
+  assert found.note == 'rate 0.002'
+  found = tuning.chosen('none', sweep_file.Solved(), dict.fromkeys(tried))
+  assert found.note == 'rate 0.001 at the edge'
+
+
+@pytest.mark.slow
+def test_equal_time_is_measured_once(fields, tmp_path, monkeypatch):
+  times_ = iter([[0.02, 0.01]])
+  monkeypatch.setattr(pool.turns, 'seconds', lambda _: next(times_))
+  results = compare.compare(fields, ['none', 'all'], 1, tmp_path, equal='time')
+  assert [r.steps for r in results] == [STEPS, 2 * STEPS]
+  again = compare.compare(fields, ['none', 'all'], 1, tmp_path, equal='time')
+  assert again == results  # nothing was measured, and nothing trained
+  line = (tmp_path / 'summary.md').read_text().splitlines()[3]
+  assert line.endswith('| steps 6 -> 12, 10 ms a step, time +0.0 % |')
+
+
+@pytest.mark.slow
+def test_steps_are_timed_by_turns(fields):
+  deep = with_fields(fields, 'model', num_layers=24)
+  one, other = turns.seconds([config.cross(fields), config.cross(deep)])
+  assert 0 < one < other < 100 * one
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_gives(whole, fields, tmp_path):
+  """And a row that diverges ends no other."""
+  diverges = {
+    'label': 'lost',
+    'sharing': 'none',
+    'optimizer': {'name': 'lion', 'learning_rate': 1e30},
+    'train': {'max_skipped': 2},
+  }
+  rows = [diverges, 'none']
+  lost, good = compare.compare(fields, rows, 1, tmp_path, processes=2)
+  assert math.isnan(lost.validation_loss) and lost.steps < STEPS
+  assert timeless([good]) == timeless(whole[1][:1])
+  name = 'runs/none/seed-0'
+  assert curves(tmp_path)[name] == curves(whole[0])[name]
+  assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+
+
+@pytest.mark.slow
+def test_processes_that_are_cut_are_saved_and_go_on(
+  fields, tmp_path, monkeypatch
+):
+  steps = 100
+  long = with_fields(fields, 'train', num_steps=steps, log_every=20)
+  long = with_fields(long, 'train', checkpoint_every=steps, eval_every=steps)
+  sent = []
+
+  class Bar(tqdm.tqdm):
+    def update(self, n=1):
+      super().update(n)
+      if not sent:  # at the first steps that are told
+        sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+  monkeypatch.setattr(
+    compare, 'progress', lambda n: Bar(total=n, file=io.StringIO())
+  )
+  with pytest.raises(Interrupted, match='SIGTERM with 2 runs to do; saved'):
+    compare.compare(long, SCHEMES, 1, tmp_path, processes=2)
+  (saved, *_) = tmp_path.glob('runs/*/*/checkpoints/*')
+  assert not [*tmp_path.rglob('result.json')]
+  assert not (tmp_path / 'report.html').exists()
+  monkeypatch.undo()
+  results = compare.compare(workdir=tmp_path)
+  assert [r.steps for r in results] == [steps, steps]
+  # One that was saved went on from there.
+  told = [
+    step
+    for kind, step, _ in curves(tmp_path)[
+      str(saved.parents[1].relative_to(tmp_path))
+    ]
+    if kind == 'train'
+  ]
+  assert told == [*range(20, steps + 1, 20)]
+
+
+def test_a_worker_that_cannot_go_on_ends_all(fields, tmp_path, capsys):
+  """Its line is the sweep's."""
+  run = trained.Run('none', 0, config.cross(fields), tmp_path / 'run')
+  gone = with_fields(fields, 'data', path=str(tmp_path / 'gone.txt'))
+  data = types.SimpleNamespace(config=config.cross(gone), workdir=tmp_path)
+  bar = tqdm.tqdm(disable=True)
+  with pytest.raises(BadInput, match=r'data\.path .*gone\.txt: no such file'):
+    list(pool.finished([run], data, bar, 2))
+  assert not run.folder.exists()
+
+
+def test_each_process_sees_its_own_gpus(fields, tmp_path, monkeypatch):
+  two = with_fields(fields, 'train', batch_size=8) | {'mesh': {'data': 2}}
+  run = trained.Run('none', 0, config.cross(two), tmp_path)
+  monkeypatch.setattr(pool, 'gpus', lambda: list('4567'))
+  found = pool.environments([run], 2)
+  assert [one[pool.CUDA] for one in found] == ['4,5', '6,7']
+  with pytest.raises(BadInput, match='--processes=3 with 2 GPUs each need 6'):
+    pool.environments([run], 3)
+  monkeypatch.setattr(pool, 'gpus', list)
+  assert pool.CUDA not in pool.environments([run], 3)[2]
+
+
 # Bad input: nothing is written.
 
 
 @pytest.mark.parametrize(
   ('old', 'new', 'rule'),
   [
-    ('[[row]]', '[row]', 'row is a list, got'),
+    (ROWS, 'row = 3', 'row is a list, got 3'),
     ('[[row]]', '[[rows]]', "unknown setting 'rows'; did you mean 'row'?"),
     ('sharing', '', 'is no TOML'),
     (ROWS, '', 'there is no scheme to compare'),
@@ -359,9 +511,13 @@ def test_a_sweep_file_and_the_folder_alone(whole, fields, tmp_path, capsys):
       'num_layers = 1.5',
       'model.num_layers is a int, got 1.5',
     ),
-    ('model.num_layers = 1', 'model = 1', 'model is a group of fields, got 1'),
+    ('model.num_layers = 1\nmodel.d_model', 'model', 'model is a group of'),
     ('d_model = 8', 'd_model = 9', "row 'a layer': model.d_model must be"),
-    ("'all'\n", "'@albert'\nmodel.embed_dim=8\n", 'by @albert, and 8 by the'),
+    (
+      "'all'\n",
+      "'@universal'\nmodel.step_signal = 'none'\n",
+      "by @universal, and 'none' by the row",
+    ),
   ],
 )
 def test_a_sweep_file_that_is_wrong(fields, tmp_path, capsys, old, new, rule):
@@ -381,6 +537,7 @@ def test_a_sweep_file_that_is_wrong(fields, tmp_path, capsys, old, new, rule):
     (['--config=x.py'], '--config needs --sharing beside it'),
     (['--sharing=all'], '--sharing needs --config beside it'),
     (['--config=x.py', '--sweep=y'], 'a sweep file says its own config'),
+    (['--sweep=x', '--tune=1,x'], 'argument --tune: invalid list of numbers'),
   ],
 )
 def test_flags_that_say_no_sweep(tmp_path, capsys, words, rule):

@@ -344,9 +344,7 @@ def test_a_report_shows_names_as_they_are(tmp_path, evil):
   run = trained.Run(evil, 0, config, tmp_path / 'run')
   number = {int: 3, float: 0.5, str: evil}
   fields = {name: number[kind] for name, kind in results_file.FIELDS.items()}
-  comparing.report(
-    tmp_path, {evil: config}, [run], [results_file.Result(**fields)]
-  )
+  comparing.report(tmp_path, [run], [results_file.Result(**fields)])
   text = (tmp_path / 'report.html').read_text()
   found = Tags(text)
   assert found.tags.isdisjoint({'script', 'iframe', 'object', 'link', 'base'})

@@ -188,9 +188,14 @@ def with_fields(config: Config, fields: Mapping[str, Any]) -> Config:
   Raises:
     BadInput: a value breaks a rule. What was derived from others stays.
   """
+  return checks.checked(replaced(config, fields))
+
+
+def replaced(config: Config, fields: Mapping[str, Any]) -> Config:
+  """`with_fields` without a check: for what only counts."""
   for name, value in fields.items():
     config = preset.with_field(config, name.split('.'), value)
-  return checks.checked(config)
+  return config
 
 
 def with_sharing(config: Config, scheme: str) -> Config:

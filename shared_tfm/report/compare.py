@@ -1,26 +1,33 @@
 """Training the same config under several sharing schemes and seeds."""
 
+import contextlib
 import dataclasses
+import functools
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from shared_tfm import accounting, files
+from shared_tfm import config as configs
 from shared_tfm.config import Config
 from shared_tfm.errors import need
 from shared_tfm.report import (
+  budget,
   history,
   html,
   plots,
+  pool,
   results_file,
   sweep_file,
   tables,
   trained,
+  tuning,
 )
 from shared_tfm.report import sweep as sweeps
 from shared_tfm.report.sweep import Sweep
+from shared_tfm.report.sweep_file import Solved
 from shared_tfm.report.trained import Run
 from shared_tfm.train import donor, log, runs, step
 from shared_tfm.train.watch import progress
@@ -35,6 +42,7 @@ def compare(
   workdir: str | Path = '',
   *,
   sweep: str | Path | None = None,
+  processes: int = 1,
   **settings: Any,
 ) -> list[results_file.Result]:
   """Trains each scheme with each seed, and reports them side by side.
@@ -55,7 +63,9 @@ def compare(
     seeds: how many seeds each scheme is trained with; 1 unless given.
     workdir: the folder of the sweep.
     sweep: a sweep file, which says all but the folder; see sweep_file.py.
-    **settings: others of `Sweep`, which go before those of a file.
+    processes: how many runs are under way at a time; see pool.py.
+    **settings: `equal`, `adjust`, `tune` and `tune_steps` of `Sweep`, which go
+      before those of a file.
 
   Returns:
     One result for each scheme and seed.
@@ -74,37 +84,94 @@ def compare(
     need(not schemes, 'schemes need a config')
     begun = sweep_file.load(sweep) if sweep else sweep_file.begun(Path(workdir))
     asked = sweeps.changed(begun, (), **settings)
-  return run(asked, Path(workdir))
+  return run(asked, Path(workdir), processes)
 
 
-def run(sweep: Sweep, workdir: Path) -> list[results_file.Result]:
+def run(
+  sweep: Sweep, workdir: Path, processes: int = 1
+) -> list[results_file.Result]:
   """Trains and reports what a sweep says; see `compare`."""
-  crossed = sweeps.crossed(sweep)
-  solved = sweep_file.taken(sweep, workdir)
-  planned = trained.runs_of(sweep, crossed, workdir)
+  need(processes >= 1, f'--processes must be at least 1, got {processes}')
+  asked = sweeps.crossed(sweep)
+  for config in asked.values():
+    step.check(config)
+  known = sweep_file.taken(sweep, workdir)
+  timed = functools.partial(pool.seconds, processes=processes)
+  solved = budget.solve(sweep, asked, known, timed)
+  planned = _planned(sweep, asked, solved, workdir)
   for one in planned:
-    step.check(one.config)
     if not runs.check(one.folder, one.config):
       donor.check(one.config)
   data = trained.Data(planned[0].config, workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   sweep_file.write(workdir, sweep, solved)
 
-  bar = progress(sum(one.config.train.num_steps for one in planned))
-  results = []
-  for number, one in enumerate(planned, 1):
-    name = f'{number}/{len(planned)} {one.scheme} seed {one.seed}'
-    bar.set_description(name, refresh=False)
-    results.append(trained.result(one, trained.finished(one, data, bar)))
+  if sweep.tune:
+    solved = _tuned(sweep, asked, solved, data, processes)
+    sweep_file.write(workdir, sweep, solved)
+    planned = _planned(sweep, asked, solved, workdir)
+  found: dict[Run, results_file.Result] = {}
+  for one, measured in _trained(planned, data, processes):
+    found[one] = trained.result(one, measured, solved[one.scheme].note)
+    results = [found[one] for one in planned if one in found]
     results_file.write(workdir / 'results.csv', results)
-  bar.close()
-  report(workdir, crossed, planned, results)
+  report(workdir, planned, results)
   return results
+
+
+def _planned(
+  sweep: Sweep,
+  asked: Mapping[str, Config],
+  solved: Mapping[str, Solved],
+  workdir: Path,
+) -> list[Run]:
+  """Every run, with what was solved for its row."""
+  made = {
+    label: configs.with_fields(config, solved[label].fields)
+    for label, config in asked.items()
+  }
+  return trained.runs_of(sweep, made, workdir)
+
+
+def _tuned(
+  sweep: Sweep,
+  asked: Mapping[str, Config],
+  solved: Mapping[str, Solved],
+  data: trained.Data,
+  processes: int,
+) -> dict[str, Solved]:
+  """What was solved, with a learning rate for each row that has none yet."""
+  tried = {}
+  for row in sweep.rows:
+    if not solved[row.label].tuned:
+      fields = solved[row.label].fields
+      config = configs.with_fields(asked[row.label], fields)
+      tried[row.label] = tuning.runs_of(sweep, row, config, data.workdir)
+  if not tried:
+    return dict(solved)
+  every = [one for runs_ in tried.values() for one in runs_]
+  losses = {
+    one: measured['validation_loss']
+    for one, measured in _trained(every, data, processes)
+  }
+  chosen = {
+    label: tuning.chosen(label, solved[label], {r: losses[r] for r in runs_})
+    for label, runs_ in tried.items()
+  }
+  return {**solved, **chosen}
+
+
+def _trained(
+  planned: Sequence[Run], data: trained.Data, processes: int
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+  """Runs with their results, as they end, under a bar of their steps."""
+  steps = sum(one.config.train.num_steps for one in planned)
+  with contextlib.closing(progress(steps)) as bar:
+    yield from pool.finished(planned, data, bar, processes)
 
 
 def report(
   workdir: Path,
-  crossed: Mapping[str, Config],
   planned: Sequence[Run],
   results: Sequence[results_file.Result],
 ) -> None:
@@ -112,12 +179,12 @@ def report(
   summary = tables.render(tables.summary(results))
   files.replace(workdir / 'summary.md', summary + '\n')
   curves = {(one.scheme, one.seed): _curve(one) for one in planned}
+  described = {
+    one.scheme: accounting.describe(one.config)['owners'] for one in planned
+  }
   owners = {
-    label: {
-      name: tuple(rows)
-      for name, rows in accounting.describe(config)['owners'].items()
-    }
-    for label, config in crossed.items()
+    scheme: {name: tuple(rows) for name, rows in tables_.items()}
+    for scheme, tables_ in described.items()
   }
   drawn = plots.draw_all(results, curves, workdir)
   for one in planned:

@@ -126,9 +126,13 @@ def row(given: str | Mapping[str, Any]) -> Row:
     )
   name = configs.scheme_name(sharing)
   fields = {k: v for k, v in given.items() if k not in ('sharing', 'label')}
-  for key in fields:
+  for key, value in fields.items():
     if key not in GROUPS:
       raise unknown('key of a row', key, ['label', 'sharing', *GROUPS])
+    need(
+      key == 'preset' or isinstance(value, Mapping),
+      f'{key} is a group of fields, got {value!r}',
+    )
   inside = [path for path, _ in leaves(fields)]
   for path in inside:
     need(
@@ -219,8 +223,9 @@ def _shared(config: Config, row: Row) -> Config:
   )
   ours = dict(leaves(dataclasses.asdict(made)))
   for name, value in leaves(dict(row.fields)):
+    derived = value in (0, '') and type(value) is not bool
     need(
-      ours[name] == value or not value,  # 0 and '' stand for what is derived
+      ours[name] == value or derived,
       f'{name} is {ours[name]!r} by {row.sharing}, and {value!r} by the row',
     )
   return made

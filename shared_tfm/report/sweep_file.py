@@ -4,7 +4,10 @@ A user's is TOML:
 
     config = 'configs/quickstart.py'
     seeds = 5
-    equal = 'params'               # see budget.py
+    equal = 'params'               # or flops, time; see budget.py
+    adjust = 'width'               # or depth, for equal parameters
+    tune = [0.5, 1, 2]             # factors of the rate; see tuning.py
+    tune_steps = 100               # of each run that tunes; else all
     train.num_steps = 400          # any field of the config, for every row
 
     [[row]]
@@ -26,6 +29,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shared_tfm import config as configs
 from shared_tfm import config_file, files
 from shared_tfm.config.ranges import leaves
 from shared_tfm.errors import BadInput, need, unknown
@@ -37,6 +41,10 @@ FILE = 'sweep.json'
 WRONG = ValueError, TypeError, KeyError, AttributeError
 SETTINGS = {  # of a sweep: name, and what it is in a file
   'seeds': int,
+  'equal': str,
+  'adjust': str,
+  'tune': list,
+  'tune_steps': int,
 }
 
 
@@ -82,11 +90,12 @@ def _from_toml(given: dict[str, Any]) -> Sweep:
     need(type(value) is kind, f'{name} is a {kind.__name__}, got {value!r}')
   need('config' in given, 'config is missing: a file in configs/')
   own = {n: v for n, v in given.items() if n in GROUPS}
-  fields = sweeps.merged(config_file.read(given['config']).to_dict(), own)
+  base = config_file.read(given['config'])
+  fields = sweeps.merged(configs.complete(base).to_dict(), own)
   return sweeps.of(
     fields,
     given.get('row', []),
-    [name for name, _ in leaves(own)],
+    [*configs.given(base), *(name for name, _ in leaves(own))],
     **{name: given[name] for name in SETTINGS if name in given},
   )
 
@@ -122,7 +131,7 @@ def taken(sweep: Sweep, workdir: Path) -> dict[str, Solved]:
   if not (workdir / FILE).exists():
     return {}
   before, solved = _read(workdir)
-  if not before.solves:
+  if not (before.solves or sweep.solves):
     return {}
   at = f'workdir {workdir} belongs to another sweep; it'
   for name in ('equal', 'adjust', 'tune', 'tune_steps'):
@@ -138,7 +147,7 @@ def taken(sweep: Sweep, workdir: Path) -> dict[str, Solved]:
     f'{at} holds its rows against {first}, got {sweep.labels[0]}',
   )
   lost = [label for label in before.labels if label not in sweep.labels]
-  need(not lost, f'{at} has the row {"".join(lost[:1])}, too')
+  need(not lost, f'{at} has more rows: {"; ".join(lost)}')
   ours = sweeps.crossed(sweep)
   for label, config in sweeps.crossed(before).items():
     train = dataclasses.replace(config.train, seed=ours[label].train.seed)

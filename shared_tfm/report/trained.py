@@ -9,8 +9,6 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-import tqdm
-
 from shared_tfm import accounting, tasks
 from shared_tfm import config as configs
 from shared_tfm.config import Config
@@ -24,23 +22,41 @@ from shared_tfm.train.loop import train
 
 logger = logging.getLogger(__name__)
 
-# What of a network makes no other data.
-SIZES = {
-  'num_layers',
-  'num_decoder_layers',
-  'd_model',
-  'num_heads',
-  'num_kv_heads',
-  'head_dim',
+# What may change of a network without a change of its data.
+NETWORK = {
+  'activation',
+  'core_ff',
+  'core_width',
   'd_ff',
-  'd_ff_encoder',
   'd_ff_decoder',
-  'embed_dim',
-  'sharing',
-  'sharing_decoder',
+  'd_ff_encoder',
+  'd_model',
   'depth',
   'dropout',
   'dtype',
+  'embed_dim',
+  'embed_norm',
+  'embed_scale',
+  'experts',
+  'head_dim',
+  'norm',
+  'norm_eps',
+  'norm_position',
+  'num_decoder_layers',
+  'num_heads',
+  'num_kv_heads',
+  'num_layers',
+  'position',
+  'quantise',
+  'residual_scale',
+  'rope_theta',
+  'shared_gradient',
+  'sharing',
+  'sharing_decoder',
+  'step_signal',
+  'tables',
+  'tie_embeddings',
+  'use_bias',
 }
 
 
@@ -97,7 +113,7 @@ class Data:
 
   def __init__(self, config: Config, workdir: Path):
     """Reads the data of a config; a trained tokenizer is kept in the folder."""
-    self.workdir = workdir
+    self.config, self.workdir = config, workdir
     self.dataset, self.kind = prepare(config, workdir), _kind(config)
 
   def of(self, run: Run) -> Dataset | None:
@@ -111,12 +127,12 @@ class Data:
 def _kind(config: Config) -> tuple[Any, ...]:
   """What decides about batches."""
   model = dataclasses.asdict(config.model)
-  kept = sorted((k, repr(v)) for k, v in model.items() if k not in SIZES)
+  kept = sorted((k, repr(v)) for k, v in model.items() if k not in NETWORK)
   train = config.train
   return config.data, config.task, train.batch_size, train.accumulate, kept
 
 
-def finished(run: Run, data: Data, bar: tqdm.tqdm) -> dict[str, Any]:
+def finished(run: Run, data: Data, bar: Any) -> dict[str, Any]:
   """The result of a run, which is trained unless it is there."""
   path = run.folder / runs.RESULT
   if path.exists():
@@ -149,8 +165,8 @@ def _lost(run: Run, step: int) -> dict[str, Any]:
   }
 
 
-def result(run: Run, measured: Mapping[str, Any]) -> Result:
-  """A row of results.csv from the result of a run."""
+def result(run: Run, measured: Mapping[str, Any], adjusted: str) -> Result:
+  """A row of results.csv from the result of a run, and what was adjusted."""
   config = run.config
   if frozen := measured.get('frozen_sharing'):  # tables as they were at the end
     config = configs.with_sharing(
@@ -178,6 +194,7 @@ def result(run: Run, measured: Mapping[str, Any]) -> Result:
       for value in (measured.get(f'validation_{name}', measured.get(name)),)
       if value is not None
     },
+    adjusted=adjusted,
   )
 
 
