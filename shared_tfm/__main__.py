@@ -46,7 +46,9 @@ def parser() -> Parser:
   )
   for made in (described, trained, compared, timed):
     made.add_argument(
-      '--config', required=made is not trained, help='a file in configs/'
+      '--config',
+      required=made in (described, timed),
+      help='a file in configs/',
     )
   described.add_argument('--json', action='store_true')
   described.add_argument(
@@ -78,11 +80,25 @@ def parser() -> Parser:
       help='when a token leaves the loop: kl:0.01, entropy:0.3, ..., none:0',
     )
   compared.add_argument(
-    '--sharing',
-    required=True,
-    help="schemes with ';' between them: 'none;cycle:3;attention=all'",
+    '--sharing', help="schemes with ';' between them: 'none;cycle:3;norm=all'"
   )
-  compared.add_argument('--seeds', type=int, default=1)
+  compared.add_argument(
+    '--sweep', metavar='FILE', help='TOML that says config, rows and the rest'
+  )
+  compared.add_argument('--seeds', type=int, help='of each scheme; 1')
+  compared.add_argument(
+    '--equal', help='steps, params, flops or time: what is solved for'
+  )
+  compared.add_argument('--adjust', help='width or depth, for equal parameters')
+  compared.add_argument(
+    '--tune', type=_factors, help='of each learning rate: 0.5,1,2'
+  )
+  compared.add_argument(
+    '--tune_steps', type=int, help='of a run that tunes; 0: all'
+  )
+  compared.add_argument(
+    '--processes', type=int, default=1, help='runs under way at a time'
+  )
   tabled = verb(verbs.table)
   tabled.add_argument('name', nargs='?', metavar='NAME')
   tabled.add_argument('--list', action='store_true', help='names and titles')
@@ -157,6 +173,13 @@ def parser() -> Parser:
   )
   command.add_flags(verb(command.convert), verb(command.export))
   return top
+
+
+def _factors(text: str) -> list[float]:
+  return [*map(float, text.split(','))]
+
+
+_factors.__name__ = 'list of numbers'  # what argparse says that it needs
 
 
 def main(argv: Sequence[str] | None = None) -> int:

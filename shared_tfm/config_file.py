@@ -28,19 +28,24 @@ def load(path: str, overrides: Sequence[str]) -> configs.Config:
   Raises:
     BadInput: the file is missing or no config, or a field or value is wrong.
   """
-  given = _from_file(path)
-  config, named = _override(configs.complete(given), overrides)
+  given = read(path)
+  config, named = override(configs.complete(given), overrides)
   return configs.cross(config, {*configs.given(given), *named})
 
 
 def changed(config: configs.Config, overrides: Sequence[str]) -> configs.Config:
   """A config with some of its fields given anew; see `load`."""
   fields = configs.complete(dataclasses.asdict(config))
-  made, named = _override(fields, overrides)
+  made, named = override(fields, overrides)
   return configs.cross(made, named)
 
 
-def _from_file(path: str) -> ml_collections.ConfigDict:
+def read(path: str) -> ml_collections.ConfigDict:
+  """What the `get_config()` of a file returns; see `load`.
+
+  Raises:
+    BadInput: the file is missing or no config.
+  """
   file, _, argument = path.partition(':')
   need(Path(file).is_file(), f'there is no config file {file}')
   spec = importlib.util.spec_from_file_location('config', file)
@@ -63,13 +68,20 @@ def _from_file(path: str) -> ml_collections.ConfigDict:
   return config
 
 
-def _override(
+def override(
   config: ml_collections.ConfigDict, overrides: Sequence[str]
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
   """Applies overrides; `config_flags` reads the values, by the field's type.
 
+  Args:
+    config: with every field, as `complete` returns it.
+    overrides: see `load`.
+
   Returns:
     The config, and the fields that were named.
+
+  Raises:
+    BadInput: a field or value is wrong.
   """
   argv, named = ['shared_tfm'], []
   for word in overrides:

@@ -51,11 +51,27 @@ def train(args: Any, overrides: Sequence[str]) -> None:
 
 def compare(args: Any, overrides: Sequence[str]) -> None:
   """Train a config under several sharing schemes and seeds, and report."""
-  from shared_tfm.report import compare
+  from shared_tfm.report import compare, sweep, sweep_file
 
-  config = config_file.load(args.config, overrides)
-  schemes = [scheme for scheme in args.sharing.split(';') if scheme.strip()]
-  compare.compare(config, schemes, args.seeds, args.workdir)
+  settings = {
+    name: getattr(args, name)
+    for name in sweep_file.SETTINGS
+    if getattr(args, name) is not None
+  }
+  if args.config:
+    need(args.sweep is None, 'a sweep file says its own config, got --config')
+    need(args.sharing is not None, '--config needs --sharing beside it')
+    schemes = [scheme for scheme in args.sharing.split(';') if scheme.strip()]
+    begun = sweep.of(config_file.read(args.config), schemes)
+  else:
+    need(args.sharing is None, '--sharing needs --config beside it')
+    begun = (
+      sweep_file.load(args.sweep)
+      if args.sweep
+      else sweep_file.begun(args.workdir)
+    )
+  asked = sweep.changed(begun, overrides, **settings)
+  compare.run(asked, args.workdir, args.processes)
   print((args.workdir / 'summary.md').read_text())
   print(f'report: {args.workdir / "report.html"}')
 

@@ -8,16 +8,26 @@ import random
 import re
 import shutil
 import signal
+import types
 
 import matplotlib.image
 import pytest
 import tqdm
 
-from shared_tfm import config
+from shared_tfm import accounting, config
 from shared_tfm.__main__ import main
 from shared_tfm.errors import BadInput, Interrupted
-from shared_tfm.report import compare, results_file, tables
-from shared_tfm.train import log
+from shared_tfm.report import (
+  compare,
+  pool,
+  results_file,
+  sweep,
+  sweep_file,
+  tables,
+  trained,
+  tuning,
+)
+from shared_tfm.train import log, turns
 
 STEPS, SEEDS = 6, 2
 SCHEMES = ['none', 'attention=all norm=none']
@@ -30,6 +40,7 @@ FILES = [
   'results.csv',
   'runs',
   'summary.md',
+  'sweep.json',
 ]
 
 
@@ -192,7 +203,7 @@ def test_every_scheme_has_its_own_folder():
     '@albert:2',
     'attention=all norm=none',
   )
-  slugs = [compare._slug(scheme) for scheme in schemes]
+  slugs = [sweep.row(scheme).folder for scheme in schemes]
   assert len(set(slugs)) == len(schemes)
   assert all(re.fullmatch(r'[\w.,=@+!~-]+', slug) for slug in slugs)
 
@@ -253,7 +264,297 @@ def test_the_verb_prints_the_summary(whole, fields, tmp_path, capsys):
   assert times(tmp_path / 'sweep' / 'runs') == before
 
 
+# Rows with labels and fields of their own, from Python and from a file.
+
+
+ROWS = """
+[[row]]
+sharing = 'none'
+optimizer.learning_rate = 2e-3
+
+[[row]]
+label = 'a layer'
+sharing = 'all'
+model.num_layers = 1
+model.d_model = 8
+train.batch_size = 8
+"""
+
+
+def sweep_in(folder, fields, text, **more):
+  """A sweep file, and the config that it names."""
+  (folder / 'base.py').write_text(f'def get_config():\n  return {fields!r}\n')
+  path = folder / 'sweep.toml'
+  given = {'config': str(folder / 'base.py'), **more}
+  lines = [f'{name} = {value!r}' for name, value in given.items()]
+  path.write_text('\n'.join([*lines, text]))
+  return path
+
+
+def test_a_row_has_the_fields_it_names(fields, tmp_path):
+  path = sweep_in(tmp_path, fields, 'train.num_steps = 4\n' + ROWS, seeds=2)
+  asked = sweep_file.load(path)
+  assert (asked.labels, asked.seeds) == (['none', 'a layer'], 2)
+  one, other = sweep.crossed(asked).values()
+  assert (one.train.num_steps, one.model.num_layers, one.model.d_ff) == (
+    4,
+    2,
+    64,
+  )
+  assert one.optimizer.learning_rate == 2e-3
+  assert other.optimizer.learning_rate == config.Optimizer().learning_rate
+  # What is derived follows the row's own fields.
+  model = other.model
+  assert (model.num_layers, model.d_ff, model.head_dim) == (1, 32, 4)
+  assert model.sharing.layer == 'all'
+  assert accounting.describe(other)['owners']['attention'] == [0]
+
+
+def test_a_row_may_be_what_the_config_is_not(fields):
+  """The config's own sharing needs 2 layers, and plays no part."""
+  shared = with_fields(fields, 'model', sharing={'layer': '0,1'})
+  rows = [{'sharing': 'cycle:3', 'model': {'num_layers': 3}}]
+  (made,) = sweep.crossed(sweep.of(shared, rows)).values()
+  assert made.model.sharing == config.Sharing('cycle:3')
+
+
+@pytest.mark.slow
+def test_a_sweep_file_and_the_folder_alone(whole, fields, tmp_path, capsys):
+  path = sweep_in(tmp_path, fields, ROWS.replace('optimizer', '# optimizer'))
+  folder = tmp_path / 'sweep'
+  assert main(['compare', f'--sweep={path}', f'--workdir={folder}']) == 0
+  first = capsys.readouterr().out
+  results = results_file.read(folder / 'results.csv')
+  assert [(r.scheme, r.seed) for r in results] == [('none', 0), ('a layer', 0)]
+  assert timeless(results[:1]) == timeless(whole[1][:1])
+  # A batch of its own is data of its own.
+  assert [r.tokens for r in results] == [STEPS * 4 * 16, STEPS * 8 * 16]
+  assert '| a layer |' in first and results[1].stored_params < 2000 + 258 * 8
+  path.unlink()
+  before = times(folder / 'runs')
+  assert main(['compare', f'--workdir={folder}']) == 0
+  assert capsys.readouterr().out == first
+  assert times(folder / 'runs') == before
+  # And it may grow.
+  grown = compare.compare(workdir=folder, seeds=2)
+  assert [r.seed for r in grown] == [0, 1, 0, 1]
+  assert timeless(grown[:2]) == timeless(whole[1][:2])
+
+
+# Budgets, rates and processes.
+
+
+@pytest.mark.slow
+def test_rates_are_tuned_on_a_seed_of_their_own(fields, tmp_path):
+  given = {'tune': [1, 1e5], 'tune_steps': 3}
+  results = compare.compare(fields, ['all'], 1, tmp_path, **given)
+  losses = {}
+  for path in tmp_path.glob('tune/all/*/result.json'):
+    made = json.loads((path.parent / 'config.json').read_text())
+    assert made['train']['seed'] == tuning.SEEDS
+    assert made['train']['num_steps'] == 3
+    rate = made['optimizer']['learning_rate']
+    losses[rate] = json.loads(path.read_text())['validation_loss']
+  assert losses.keys() == {1e-3, 100.0} and losses[1e-3] < losses[100.0]
+  made = json.loads((tmp_path / 'runs/all/seed-0/config.json').read_text())
+  assert made['optimizer']['learning_rate'] == 1e-3
+  assert results[0].adjusted == 'rate 0.001 at the edge'
+  lines = (tmp_path / 'summary.md').read_text().splitlines()
+  assert lines[2].endswith('| rate 0.001 at the edge |')
+  # It is not tuned again, and rates of another grid are another sweep.
+  before = times(tmp_path / 'tune')
+  assert compare.compare(workdir=tmp_path) == results
+  assert times(tmp_path / 'tune') == before
+  with pytest.raises(BadInput, match='differs in tune'):
+    compare.compare(workdir=tmp_path, tune=[1])
+
+
+def test_a_rate_at_the_edge_is_told(fields, tmp_path, caplog):
+  asked = sweep.of(fields, ['none'], tune=[1, 2, 4])
+  (made,) = sweep.crossed(asked).values()
+  tried = tuning.runs_of(asked, asked.rows[0], made, tmp_path)
+  losses = dict(zip(tried, [3.0, 2.0, 1.0], strict=True))
+  found = tuning.chosen('none', sweep_file.Solved(note='a note'), losses)
+  assert found.fields == {'optimizer.learning_rate': 4e-3} and found.tuned
+  assert found.note == 'a note, rate 0.004 at the edge'
+  assert 'none: the best learning rate, 0.004, is at the edge' in caplog.text
+  # What diverged is not the best; where all did, the lowest is taken.
+  losses = dict(zip(tried, [3.0, 2.0, None], strict=True))
+  found = tuning.chosen('none', sweep_file.Solved(), losses)
+  assert found.note == 'rate 0.002'
+  found = tuning.chosen('none', sweep_file.Solved(), dict.fromkeys(tried))
+  assert found.note == 'rate 0.001 at the edge'
+
+
+@pytest.mark.slow
+def test_equal_time_is_measured_once(fields, tmp_path, monkeypatch):
+  times_ = iter([[0.02, 0.01]])
+  monkeypatch.setattr(pool.turns, 'seconds', lambda _: next(times_))
+  results = compare.compare(fields, ['none', 'all'], 1, tmp_path, equal='time')
+  assert [r.steps for r in results] == [STEPS, 2 * STEPS]
+  again = compare.compare(fields, ['none', 'all'], 1, tmp_path, equal='time')
+  assert again == results  # nothing was measured, and nothing trained
+  line = (tmp_path / 'summary.md').read_text().splitlines()[3]
+  assert line.endswith('| steps 6 -> 12, 10 ms a step, time +0.0 % |')
+
+
+@pytest.mark.slow
+def test_steps_are_timed_by_turns(fields):
+  deep = with_fields(fields, 'model', num_layers=24)
+  one, other = turns.seconds([config.cross(fields), config.cross(deep)])
+  assert 0 < one < other < 100 * one
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_gives(whole, fields, tmp_path):
+  """And a row that diverges ends no other."""
+  diverges = {
+    'label': 'lost',
+    'sharing': 'none',
+    'optimizer': {'name': 'lion', 'learning_rate': 1e30},
+    'train': {'max_skipped': 2},
+  }
+  rows = [diverges, 'none']
+  lost, good = compare.compare(fields, rows, 1, tmp_path, processes=2)
+  assert math.isnan(lost.validation_loss) and lost.steps < STEPS
+  assert timeless([good]) == timeless(whole[1][:1])
+  name = 'runs/none/seed-0'
+  assert curves(tmp_path)[name] == curves(whole[0])[name]
+  assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+
+
+@pytest.mark.slow
+def test_processes_that_are_cut_are_saved_and_go_on(
+  fields, tmp_path, monkeypatch
+):
+  steps = 100
+  long = with_fields(fields, 'train', num_steps=steps, log_every=20)
+  long = with_fields(long, 'train', checkpoint_every=steps, eval_every=steps)
+  sent = []
+
+  class Bar(tqdm.tqdm):
+    def update(self, n=1):
+      super().update(n)
+      if not sent:  # at the first steps that are told
+        sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+  monkeypatch.setattr(
+    compare, 'progress', lambda n: Bar(total=n, file=io.StringIO())
+  )
+  with pytest.raises(Interrupted, match='SIGTERM with 2 runs to do; saved'):
+    compare.compare(long, SCHEMES, 1, tmp_path, processes=2)
+  (saved, *_) = tmp_path.glob('runs/*/*/checkpoints/*')
+  assert not [*tmp_path.rglob('result.json')]
+  assert not (tmp_path / 'report.html').exists()
+  monkeypatch.undo()
+  results = compare.compare(workdir=tmp_path)
+  assert [r.steps for r in results] == [steps, steps]
+  # One that was saved went on from there.
+  told = [
+    step
+    for kind, step, _ in curves(tmp_path)[
+      str(saved.parents[1].relative_to(tmp_path))
+    ]
+    if kind == 'train'
+  ]
+  assert told == [*range(20, steps + 1, 20)]
+
+
+def test_a_worker_that_cannot_go_on_ends_all(fields, tmp_path, capsys):
+  """Its line is the sweep's."""
+  run = trained.Run('none', 0, config.cross(fields), tmp_path / 'run')
+  gone = with_fields(fields, 'data', path=str(tmp_path / 'gone.txt'))
+  data = types.SimpleNamespace(config=config.cross(gone), workdir=tmp_path)
+  bar = tqdm.tqdm(disable=True)
+  with pytest.raises(BadInput, match=r'data\.path .*gone\.txt: no such file'):
+    list(pool.finished([run], data, bar, 2))
+  assert not run.folder.exists()
+
+
+def test_each_process_sees_its_own_gpus(fields, tmp_path, monkeypatch):
+  two = with_fields(fields, 'train', batch_size=8) | {'mesh': {'data': 2}}
+  run = trained.Run('none', 0, config.cross(two), tmp_path)
+  monkeypatch.setattr(pool, 'gpus', lambda: list('4567'))
+  found = pool.environments([run], 2)
+  assert [one[pool.CUDA] for one in found] == ['4,5', '6,7']
+  with pytest.raises(BadInput, match='--processes=3 with 2 GPUs each need 6'):
+    pool.environments([run], 3)
+  monkeypatch.setattr(pool, 'gpus', list)
+  assert pool.CUDA not in pool.environments([run], 3)[2]
+
+
 # Bad input: nothing is written.
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'rule'),
+  [
+    (ROWS, 'row = 3', 'row is a list, got 3'),
+    ('[[row]]', '[[rows]]', "unknown setting 'rows'; did you mean 'row'?"),
+    ('sharing', '', 'is no TOML'),
+    (ROWS, '', 'there is no scheme to compare'),
+    (ROWS, "row = ['none', 3]", 'a row is a table, got 3'),
+    (ROWS, 'seeds = 1.5', 'seeds is a int, got 1.5'),
+    (ROWS, 'seeds = 0', 'there is no scheme'),
+    ("sharing = 'none'", "label = 'x'", 'a row needs its scheme, such as'),
+    ("'none'", "'nine'", "unknown sharing scheme 'nine'; did you mean 'none'?"),
+    ('label', 'lable', "unknown key of a row 'lable'; did you mean 'label'?"),
+    ("'a layer'", "'none'", 'the scheme none is given twice'),
+    ("'a layer'", "'../up'", 'a label has letters, digits, spaces and'),
+    ("'a layer'", '3', 'a label is a text, got 3'),
+    ("'a layer'", "'a--b'\n[[row]]\nlabel='a b'", 'a row needs its scheme'),
+    ('model.num_layers = 1', 'model.sharing.norm = "none"', 'a row says what'),
+    ('model.num_layers = 1', 'train.seed = 1', 'train.seed is for all rows'),
+    ('num_layers = 1', 'num_layer = 1', "did you mean 'model.num_layers'?"),
+    (
+      'num_layers = 1',
+      'num_layers = 1.5',
+      'model.num_layers is a int, got 1.5',
+    ),
+    ('model.num_layers = 1\nmodel.d_model', 'model', 'model is a group of'),
+    ('d_model = 8', 'd_model = 9', "row 'a layer': model.d_model must be"),
+    (
+      "'all'\n",
+      "'@universal'\nmodel.step_signal = 'none'\n",
+      "by @universal, and 'none' by the row",
+    ),
+  ],
+)
+def test_a_sweep_file_that_is_wrong(fields, tmp_path, capsys, old, new, rule):
+  path = sweep_in(tmp_path, fields, ROWS.replace(old, new))
+  folder = tmp_path / 'sweep'
+  assert main(['compare', f'--sweep={path}', f'--workdir={folder}']) == 2
+  line = capsys.readouterr().err
+  assert rule in line and line.count('\n') == 1, line
+  assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+  ('words', 'rule'),
+  [
+    (['--sweep=none.toml'], 'there is no sweep file none.toml'),
+    ([], 'has no sweep yet, so one of these is required: --sweep, --config'),
+    (['--config=x.py'], '--config needs --sharing beside it'),
+    (['--sharing=all'], '--sharing needs --config beside it'),
+    (['--config=x.py', '--sweep=y'], 'a sweep file says its own config'),
+    (['--sweep=x', '--tune=1,x'], 'argument --tune: invalid list of numbers'),
+  ],
+)
+def test_flags_that_say_no_sweep(tmp_path, capsys, words, rule):
+  folder = tmp_path / 'sweep'
+  assert main(['compare', *words, f'--workdir={folder}']) == 2
+  line = capsys.readouterr().err
+  assert rule in line and line.count('\n') == 1, line
+  assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+  'content', ['', '[]', '{"solved": {}}', '{"solved": {"a": 3}, "rows": []}']
+)
+def test_a_sweep_that_cannot_be_read(tmp_path, content):
+  (tmp_path / 'sweep.json').write_text(content)
+  with pytest.raises(BadInput, match=r'sweep\.json is not a sweep: '):
+    compare.compare(workdir=tmp_path)
 
 
 @pytest.mark.parametrize(

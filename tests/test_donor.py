@@ -14,7 +14,7 @@ import tqdm
 from shared_tfm import config, tasks
 from shared_tfm.errors import BadInput, Interrupted
 from shared_tfm.model import build
-from shared_tfm.report import compare
+from shared_tfm.report import sweep, trained
 from shared_tfm.train import donor, log, loop, programs
 
 WORDS = ['alpha', 'beta', 'gamma', 'delta', 'row', 'bank', 'reads', 'a', 'the']
@@ -284,8 +284,10 @@ def test_a_sweep_starts_from_a_sweep(home, tmp_path):
   for run in ('all/seed-3', 'all/seed-4', 'cycle-2/seed-4', 'all/.hidden'):
     (tmp_path / 'before' / 'runs' / run).mkdir(parents=True)
   made = finetune(tmp_path, 'before', train={'seed': 3})
-  sweep = compare._sweep(made, ['all', 'cycle:2'], 3, tmp_path / 'after')
-  found = [(run.scheme, run.seed, run.config.train.init_from) for run in sweep]
+  asked = sweep.of(made, ['all', 'cycle:2'], seeds=3)
+  crossed = sweep.crossed(asked)
+  after = trained.runs_of(asked, crossed, tmp_path / 'after')
+  found = [(run.scheme, run.seed, run.config.train.init_from) for run in after]
   runs = tmp_path / 'before' / 'runs'
   assert found == [
     ('all', 3, f'{runs}/all/seed-3'),

@@ -67,16 +67,21 @@ RESULTS = [
 ]
 TABLE = """\
 | scheme  | stored | applied | ratio | FLOPs/token |    train loss |\
- validation loss |     bits/byte |     tokens/s | peak memory |
+ validation loss |            vs none |     bits/byte |     tokens/s |\
+ peak memory |
 |:--------|-------:|--------:|------:|------------:|--------------:|\
-----------------:|--------------:|-------------:|------------:|
+----------------:|-------------------:|--------------:|-------------:|\
+------------:|
 | none    |  1.23M |   1.23M |  1.00 |  7.40 MFLOP | 1.550 ± 0.071 |\
-   1.700 ± 0.141 | 2.400 ± 0.141 | 12.5k ± 0.7k |     210 MiB |
+   1.700 ± 0.141 |                  - | 2.400 ± 0.141 | 12.5k ± 0.7k |\
+     210 MiB |
 | cycle:3 |   346k |   1.23M |  4.00 |  7.40 MFLOP | 1.500 ± 0.000 |\
-   1.800 ± 0.071 | 2.650 ± 0.071 |     960 ± 14 |     210 MiB |
+   1.800 ± 0.071 | +0.100 cannot tell | 2.650 ± 0.071 |     960 ± 14 |\
+     210 MiB |
 
 unigram entropy 4.810 bits per byte; 2 seeds for each scheme;\
- ± is the sample standard deviation over seeds"""
+ ± is the sample standard deviation over seeds; fewer than 4 seeds tell no\
+ schemes apart"""
 CURVES = {
   (run.scheme, run.seed): [
     Point(step, 512 * step, run.validation_loss + 3 / (step + 1))
@@ -174,6 +179,22 @@ def test_columns_of_a_user_are_passed_over(tmp_path):
   assert results_file.read(path) == RESULTS
 
 
+def test_what_was_adjusted_is_read_back(tmp_path):
+  path = tmp_path / 'results.csv'
+  told = [*RESULTS[:2], *(adjusted(run) for run in RESULTS[2:])]
+  results_file.write(path, told)
+  assert results_file.read(path) == told
+  assert path.read_text().splitlines()[0].endswith(',adjusted')
+  lines = tables.render(tables.summary(told)).splitlines()
+  assert lines[0].endswith('|                 adjusted |')
+  assert lines[2].endswith('|                        - |')
+  assert lines[3].endswith('| width 64 -> 92, rate 0.1 |')
+
+
+def adjusted(run):
+  return dataclasses.replace(run, adjusted='width 64 -> 92, rate 0.1')
+
+
 # --- the summary ---
 
 
@@ -193,7 +214,7 @@ def test_schemes_keep_the_order_of_first_appearance():
 
 def test_one_seed_has_no_spread():
   (row,) = tables.summary([ONE])
-  assert row.stats['validation_loss'] == columns.Stat(1.6, None)
+  assert row.stats['validation_loss'] == columns.Stat(1.6, None, {0: 1.6})
   text = tables.render([row])
   assert '|      1.500 |           1.600 |     2.300 |' in text
   assert '; 1 seed for each scheme;' in text
@@ -222,19 +243,37 @@ def marked(results):
   return {c.field: html.best(rows, c) for c in tables.columns(rows)}
 
 
-def test_a_difference_within_the_spread_is_not_marked():
-  best = marked(RESULTS)
+def seeded(**by):
+  """Both schemes with six seeds, the second off by so much from the first."""
+  return [
+    dataclasses.replace(
+      run,
+      seed=seed,
+      validation_loss=1.7 + 0.1 * seed + off * (1 + noise),
+      tokens_per_second=1000.0 + seed,
+    )
+    for run, off in ((RESULTS[0], 0.0), (RESULTS[2], by['off']))
+    for seed, noise in enumerate((0.1, -0.2, 0.3, -0.1, 0.2, 0.0))
+  ]
+
+
+def test_only_an_interval_marks_the_best():
+  best = marked(seeded(off=0.01))  # seeds alone spread by 0.19
+  assert best['validation_loss'] == {'none'}
+  assert marked(seeded(off=-0.01))['validation_loss'] == {'cycle:3'}
+  assert marked(seeded(off=0.0))['validation_loss'] == set()
   assert best['stored_params'] == best['sharing_ratio'] == {'cycle:3'}
-  assert best['tokens_per_second'] == best['bits_per_byte'] == {'none'}
-  assert best['validation_loss'] == set()  # 1.70 and 1.80, spreads 0.14, 0.07
+  assert best['tokens_per_second'] == set()  # all are alike
   assert best['applied_params'] == set()  # has no better and worse
-  assert best['flops_per_token'] == set()  # all are alike
+  assert best['versus'] == set()
 
 
-def test_one_seed_marks_only_what_is_counted():
-  best = marked(RESULTS[::2])
-  assert best['stored_params'] == {'cycle:3'}
-  assert best['bits_per_byte'] == best['peak_memory_bytes'] == set()
+def test_few_seeds_mark_only_what_is_counted():
+  for results in (RESULTS, RESULTS[::2]):
+    best = marked(results)
+    assert best['stored_params'] == {'cycle:3'}
+    assert best['validation_loss'] == best['tokens_per_second'] == set()
+    assert best['bits_per_byte'] == best['peak_memory_bytes'] == set()
 
 
 def test_a_diverged_run_is_not_the_best():

@@ -27,7 +27,7 @@ from shared_tfm.data.sources import builders, images, pairs, records, squad
 from shared_tfm.data.sources import texts as text_files
 from shared_tfm.errors import BadInput
 from shared_tfm.report import compare as comparing
-from shared_tfm.report import results_file
+from shared_tfm.report import results_file, sweep_file, trained
 from shared_tfm.train import log, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -157,6 +157,7 @@ READERS = {
   'config.json': runs.read_config,
   'tokenizer.json': lambda folder: tokenizers.make('bpe', [], 300, folder),
   'runs/all/seed-0/result.json': compared,
+  'sweep.json': sweep_file.begun,
   'results.csv': lambda folder: results_file.read(folder / 'results.csv'),
   'train.txt': lambda folder: text_files.File(folder / 'train.txt').read(),
   't10k-images-idx3-ubyte': lambda folder: images.Pictures(
@@ -340,7 +341,7 @@ class Tags(HTMLParser):
 )
 def test_a_report_shows_names_as_they_are(tmp_path, evil):
   config = configs.cross({'data': {'path': evil, 'text_field': evil}})
-  run = comparing.Run(evil, 0, config, tmp_path / 'run')
+  run = trained.Run(evil, 0, config, tmp_path / 'run')
   number = {int: 3, float: 0.5, str: evil}
   fields = {name: number[kind] for name, kind in results_file.FIELDS.items()}
   comparing.report(tmp_path, [run], [results_file.Result(**fields)])

@@ -14,8 +14,10 @@ from shared_tfm.config.door import (
   cross,
   default,
   given,
+  replaced,
   scheme_name,
   with_exit,
+  with_fields,
   with_loops,
   with_sharing,
 )
@@ -60,8 +62,10 @@ __all__ = [
   'cross',
   'default',
   'given',
+  'replaced',
   'scheme_name',
   'with_exit',
+  'with_fields',
   'with_loops',
   'with_sharing',
 ]

@@ -182,6 +182,22 @@ def with_exit(config: Config, text: str) -> Config:
   return checks.checked(dataclasses.replace(config, model=model))
 
 
+def with_fields(config: Config, fields: Mapping[str, Any]) -> Config:
+  """The same config with other values of some fields, by dotted name.
+
+  Raises:
+    BadInput: a value breaks a rule. What was derived from others stays.
+  """
+  return checks.checked(replaced(config, fields))
+
+
+def replaced(config: Config, fields: Mapping[str, Any]) -> Config:
+  """`with_fields` without a check: for what only counts."""
+  for name, value in fields.items():
+    config = preset.with_field(config, name.split('.'), value)
+  return config
+
+
 def with_sharing(config: Config, scheme: str) -> Config:
   """The same config under another sharing scheme.
 

@@ -26,18 +26,19 @@ def lay(config: Config, own: Collection[str]) -> Config:
   laid = dataclasses.replace(config, preset='')
   for name, value in given.items():
     if name not in own:
-      laid = _set(laid, name.split('.'), value)
+      laid = with_field(laid, name.split('.'), value)
   return laid
 
 
 def put(config: Config, text: str) -> Config:
   """The config with every field of a preset, whatever it said before."""
   for name, value in presets.fields(text, config.model.num_layers).items():
-    config = _set(config, name.split('.'), value)
+    config = with_field(config, name.split('.'), value)
   return config
 
 
-def _set(fields: Any, path: list[str], value: Any) -> Any:
+def with_field(fields: Any, path: list[str], value: Any) -> Any:
+  """Frozen fields with one of them, at any depth, replaced."""
   name, rest = path[0], path[1:]
-  inner = _set(getattr(fields, name), rest, value) if rest else value
+  inner = with_field(getattr(fields, name), rest, value) if rest else value
   return dataclasses.replace(fields, **{name: inner})

@@ -7,6 +7,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shared_tfm.report.interval import Difference
+
+JUDGED = 'validation_loss'  # what verdicts are of
+
 
 @dataclasses.dataclass(frozen=True)
 class Stat:
@@ -17,15 +21,26 @@ class Stat:
 
   mean: float
   spread: float | None
+  by_seed: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """One scheme over its seeds; `stats` has every number of `Result`."""
+  """One scheme over its seeds; `stats` has every number of `Result`.
+
+  Attributes:
+    scheme: or the label of the row.
+    seeds: how many.
+    stats: by field.
+    versus: the difference in `JUDGED` to the first row, which has none itself.
+    adjusted: what a budget or a tuning set, and how near it came.
+  """
 
   scheme: str
   seeds: int
   stats: Mapping[str, Stat]
+  versus: Difference | None = None
+  adjusted: str = ''
 
 
 def _human(units: Sequence[str], base: int = 1000) -> Callable[..., str]:
@@ -69,6 +84,32 @@ class Column:
     if self.spread and stat.spread is not None:
       text += f' ± {self.show(stat.spread, stat.mean)}'
     return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+  """A column of words, of which none is the best."""
+
+  title: str
+  field: str  # of `Summary`
+  cell: Callable[[Summary], str]
+  better: None = None
+  measured: bool = True
+
+
+def versus(row: Summary) -> str:
+  """The difference to the first row, such as '+0.12 [+0.09, +0.15] worse'."""
+  if row.versus is None:
+    return '-'
+  d, interval = row.versus, ''
+  if d.low is not None:
+    interval = f' [{d.low:+.3f}, {d.high:+.3f}]'
+  return f'{d.mean:+.3f}{interval} {d.verdict(min)}'
+
+
+def adjusted(row: Summary) -> str:
+  """What was set for the row, and not asked for."""
+  return row.adjusted or '-'
 
 
 def _score(title: str, field: str, show: Any = _loss) -> Column:

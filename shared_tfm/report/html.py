@@ -18,7 +18,8 @@ import jinja2
 
 from shared_tfm import files
 from shared_tfm.report import charts, results_file, tables
-from shared_tfm.report.columns import Column, Summary
+from shared_tfm.report.columns import Column, Said, Stat, Summary
+from shared_tfm.report.interval import difference
 from shared_tfm.report.plots import (
   CAPTIONS,
   LINES,
@@ -97,12 +98,12 @@ def write(
   files.replace(path, page)
 
 
-def best(rows: Sequence[Summary], column: Column) -> set[str]:
+def best(rows: Sequence[Summary], column: Column | Said) -> set[str]:
   """The schemes that stand out in a column.
 
-  The best one, together with all whose distance from it is at most the larger
-  of the two spreads. None stand out where nothing has a direction, where a
-  measured value has no spread to compare with, or where all are alike.
+  Of what is counted, the best. Of what is measured, the best and all that its
+  interval does not tell from it; see interval.py. None stand out where nothing
+  has a direction, or where all are alike.
   """
   stats = {
     row.scheme: row.stats[column.field]
@@ -112,13 +113,12 @@ def best(rows: Sequence[Summary], column: Column) -> set[str]:
   known = {name: s for name, s in stats.items() if not math.isnan(s.mean)}
   if column.better is None or not known:
     return set()
-  if column.measured and any(s.spread is None for s in known.values()):
-    return set()
   top = known[column.better(known, key=lambda name: known[name].mean)]
   chosen = {
     name
     for name, stat in known.items()
-    if abs(stat.mean - top.mean) <= max(stat.spread or 0, top.spread or 0)
+    if stat.mean == top.mean
+    or (column.measured and not _told(stat, top, column))
   }
   return chosen if len(chosen) < len(stats) else set()
 
@@ -147,6 +147,12 @@ def _policy(script: str, style: str) -> str:
 def _hash(text: str) -> str:
   digest = hashlib.sha256(text.encode()).digest()
   return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _told(stat: Stat, top: Stat, column: Column | Said) -> bool:
+  """Whether an interval says that one is worse than the best."""
+  apart = difference(stat.by_seed, top.by_seed)
+  return apart.verdict(column.better or min) == 'worse'
 
 
 def _data_uri(png: Path) -> str:

@@ -17,6 +17,8 @@ from shared_tfm import files
 from shared_tfm.errors import BadInput, need
 from shared_tfm.report.columns import SCORES
 
+ADJUSTED = 'adjusted'
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -36,10 +38,12 @@ class Result:
   tokens_per_second: float
   peak_memory_bytes: int
   scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  adjusted: str = ''  # what a budget or a tuning set, and how near it came
 
 
 FIELDS = typing.get_type_hints(Result)  # name -> str, int or float
 del FIELDS['scores']  # whose names are columns of their own
+del FIELDS[ADJUSTED]  # a column where something was
 
 
 def write(path: Path, results: Sequence[Result]) -> None:
@@ -52,8 +56,9 @@ def write(path: Path, results: Sequence[Result]) -> None:
 
 
 def header(results: Sequence[Result]) -> list[str]:
-  """The names of all columns: `Result`'s, then the scores."""
-  return [*FIELDS, *dict.fromkeys(name for r in results for name in r.scores)]
+  """The names of all columns: `Result`'s, the scores, what was adjusted."""
+  scores = dict.fromkeys(name for r in results for name in r.scores)
+  return [*FIELDS, *scores, *[ADJUSTED] * any(r.adjusted for r in results)]
 
 
 def cells(names: Sequence[str], result: Result) -> list[Any]:
@@ -108,6 +113,7 @@ def _rows(path: Path, file: typing.TextIO) -> Iterator[Result]:
           for name in names
           if name in SCORES and given[name]
         },
+        adjusted=given.get(ADJUSTED, ''),
       )
       run = (result.scheme, result.seed)
       need(

@@ -9,20 +9,40 @@ from math import nan
 
 import numpy as np
 
-from shared_tfm.report.columns import COLUMNS, SCORES, Column, Stat, Summary
-from shared_tfm.report.results_file import Result, header, schemes
+from shared_tfm.report.columns import (
+  COLUMNS,
+  JUDGED,
+  SCORES,
+  Column,
+  Said,
+  Stat,
+  Summary,
+  adjusted,
+  versus,
+)
+from shared_tfm.report.interval import FEWEST, LEVEL, difference
+from shared_tfm.report.results_file import ADJUSTED, Result, header, schemes
 
 
 def summary(results: Sequence[Result]) -> list[Summary]:
   """One row a scheme, in order of first appearance."""
-  rows = []
+  rows: list[Summary] = []
   for scheme, runs in schemes(results).items():
     stats = {}
     for name in header(runs)[2:]:
-      values = [run.scores.get(name, getattr(run, name, nan)) for run in runs]
-      spread = float(np.std(values, ddof=1)) if len(runs) > 1 else None
-      stats[name] = Stat(float(np.mean(values)), spread)
-    rows.append(Summary(scheme, len(runs), stats))
+      if name == ADJUSTED:
+        continue
+      values = {
+        run.seed: run.scores.get(name, getattr(run, name, nan)) for run in runs
+      }
+      every = [*values.values()]
+      spread = float(np.std(every, ddof=1)) if len(runs) > 1 else None
+      stats[name] = Stat(float(np.mean(every)), spread, values)
+    first = rows[0].stats if rows else {}
+    against = (
+      difference(stats[JUDGED].by_seed, first[JUDGED].by_seed) if rows else None
+    )
+    rows.append(Summary(scheme, len(runs), stats, against, runs[0].adjusted))
   return rows
 
 
@@ -36,21 +56,35 @@ def note(rows: Sequence[Summary]) -> str:
   least, most = min(r.seeds for r in rows), max(r.seeds for r in rows)
   seeds = f'{most} seed{"s" * (most > 1)}'
   seeds = f'{least} to {seeds}' if least < most else seeds
+  told = ''
+  if len(rows) > 1 and least < FEWEST:
+    told = f'; fewer than {FEWEST} seeds tell no schemes apart'
+  elif len(rows) > 1:
+    told = (
+      f'; vs {rows[0].scheme}: the difference in validation loss seed by seed,'
+      f' its {100 * LEVEL:.0f} % interval by bootstrap-t over seeds, and better'
+      ' or worse where 0 lies outside'
+    )
   return (
     f'{unigram}{seeds} for each scheme;'
-    ' ± is the sample standard deviation over seeds'
+    f' ± is the sample standard deviation over seeds{told}'
   )
 
 
-def columns(rows: Sequence[Summary]) -> list[Column]:
-  """What a summary shows: `COLUMNS`, and the scores that were measured."""
+def columns(rows: Sequence[Summary]) -> list[Column | Said]:
+  """What a summary shows: `COLUMNS`, scores that were measured, verdicts."""
   measured = [
     column
     for name, column in SCORES.items()
     if name != 'unigram_bits_per_byte' and any(name in r.stats for r in rows)
   ]
   place = 1 + [c.field for c in COLUMNS].index('validation_loss')
-  return [*COLUMNS[:place], *measured, *COLUMNS[place:]]
+  found: list[Column | Said] = [*COLUMNS[:place], *measured, *COLUMNS[place:]]
+  if any(row.versus for row in rows):
+    found.insert(place, Said(f'vs {rows[0].scheme}', 'versus', versus))
+  if any(row.adjusted for row in rows):
+    found.append(Said('adjusted', 'adjusted', adjusted))
+  return found
 
 
 def render(rows: Sequence[Summary]) -> str:
@@ -61,9 +95,11 @@ def render(rows: Sequence[Summary]) -> str:
   """
   shown = columns(rows)
   table = [['scheme', *(column.title for column in shown)]]
-  for row in rows:
-    name = ' '.join(row.scheme.split()).replace('|', r'\|')
-    table.append([name, *(column.cell(row) for column in shown)])
+  table += [[row.scheme, *(c.cell(row) for c in shown)] for row in rows]
+  table = [
+    [' '.join(cell.split()).replace('|', r'\|') for cell in line]
+    for line in table
+  ]
   widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
   lines = []
   for name, *cells in table:

@@ -55,7 +55,17 @@ def check(workdir: Path, config: Config) -> bool:
   )
   if not (workdir / CONFIG).exists():
     return False
-  ours, theirs = _flat(config), _flat(read_config(workdir))
+  check_same(workdir, read_config(workdir), config)
+  return True
+
+
+def check_same(workdir: Path, there: Config, given: Config) -> None:
+  """Checks that what a folder has is this config's.
+
+  Raises:
+    BadInput: it is another config's, with what differs.
+  """
+  ours, theirs = _flat(given), _flat(there)
   differ = [
     f'{name} ({theirs[name]!r} there, {ours[name]!r} given)'
     for name in ours
@@ -68,7 +78,6 @@ def check(workdir: Path, config: Config) -> bool:
     f'workdir {workdir} belongs to another config; it differs in'
     f' {"; ".join(differ[:4])}{"; …" * (len(differ) > 4)}',
   )
-  return True
 
 
 @contextlib.contextmanager
