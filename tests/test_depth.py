@@ -616,6 +616,19 @@ def test_the_same_weights_run_for_more_loops(layer, depth):
   assert back == config.model
 
 
+@pytest.mark.parametrize('rule', ('random', 'exits'))
+def test_one_loop_is_three_layers_of_their_own(rule):
+  """A rule that needs loops to train can be read after the first of them."""
+  config = config_of('recurrent:1/1x4/1', rule=rule)
+  one = configs.with_loops(config, 1)
+  plain = config_of('none', num_layers=3)
+  logits = build(one).apply(variables_of(config), TOKENS)
+  other = build(plain).apply(variables_of(config), TOKENS)
+  np.testing.assert_allclose(logits, other, rtol=1e-5, atol=1e-5)
+  four = build(config).apply(variables_of(config), TOKENS)
+  assert np.abs(four - logits).max() > 1e-3
+
+
 @pytest.mark.slow
 def test_attending_to_all_loops_equals_a_plain_loop():
   """CoTFormer: queries of a loop meet the keys of every loop so far."""

@@ -198,6 +198,26 @@ def replaced(config: Config, fields: Mapping[str, Any]) -> Config:
   return config
 
 
+def sharing_of(scheme: str) -> dict[str, dict[str, str]]:
+  """The fields of `model` that a scheme fills in, and what it says in them.
+
+  A preset, which has other fields besides, says nothing yet.
+
+  Raises:
+    BadInput: a component that does not exist.
+  """
+  both: dict[str, str] = {}
+  decoder = {'layer': ''}
+  if not scheme.startswith(PRESET):
+    for name, spec in levels.assignments(scheme).items():
+      path = name.removeprefix('decoder.')
+      if path not in SHARING_FIELDS:
+        raise unknown('component', path, SHARING_FIELDS)
+      fields = both if path == name else decoder
+      fields[SHARING_FIELDS[path]] = spec
+  return {'sharing': both, 'sharing_decoder': decoder}
+
+
 def with_sharing(config: Config, scheme: str) -> Config:
   """The same config under another sharing scheme.
 
@@ -211,17 +231,11 @@ def with_sharing(config: Config, scheme: str) -> Config:
     BadInput: a component or preset that does not exist, or one that does not
       fit.
   """
-  both: dict[str, str] = {}
-  decoder = {'layer': ''}
-  if not scheme.startswith(PRESET):
-    for name, spec in levels.assignments(scheme).items():
-      path = name.removeprefix('decoder.')
-      if path not in SHARING_FIELDS:
-        raise unknown('component', path, SHARING_FIELDS)
-      fields = both if path == name else decoder
-      fields[SHARING_FIELDS[path]] = spec
+  given = sharing_of(scheme)
   model = dataclasses.replace(
-    config.model, sharing=Sharing(**both), sharing_decoder=Sharing(**decoder)
+    config.model,
+    sharing=Sharing(**given['sharing']),
+    sharing_decoder=Sharing(**given['sharing_decoder']),
   )
   config = dataclasses.replace(config, model=model)
   if scheme.startswith(PRESET):

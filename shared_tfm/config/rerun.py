@@ -48,10 +48,14 @@ def rerun(model: Model, times: int) -> Model:
     field.name: _rerun(getattr(model.sharing, field.name), times)
     for field in dataclasses.fields(model.sharing)
   }
+  depth = model.depth
+  if times == 1 and rule in ('random', 'exits'):  # which need loops to train
+    depth = dataclasses.replace(depth, rule='fixed')
   after = dataclasses.replace(
     model,
     num_layers=p + c * times + k,
     sharing=dataclasses.replace(model.sharing, **fields),
+    depth=depth,
     remat_group=1,
   )
   new = shapes.components(after)

@@ -204,11 +204,9 @@ def crossed(sweep: Sweep) -> dict[str, Config]:
 
 
 def _laid(sweep: Sweep, row: Row) -> Config:
-  """The config with a row's fields, and sharing nothing yet."""
+  """The config with a row's fields and scheme, which may need each other."""
   laid = merged(sweep.fields, row.fields)
-  laid['model'] = {
-    k: v for k, v in laid['model'].items() if not k.startswith('sharing')
-  }
+  laid['model'] = {**laid['model'], **configs.sharing_of(row.sharing)}
   return configs.cross(
     laid, {*sweep.own, *(name for name, _ in leaves(dict(row.fields)))}
   )
