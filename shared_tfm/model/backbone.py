@@ -36,7 +36,8 @@ class Outputs(flax.struct.PyTreeNode):
     kept: by the name of what attends, keys and values of all tokens so far;
       None: they were not asked for.
     logits_BLV: where loops were left out, those of the only exit.
-    loops_BL: ... and how many loops were not.
+    loops_BL: how many loops each token ran, where halting or a router says so;
+      where loops were left out, how many were not.
   """
 
   hidden_XBLD: jax.Array

@@ -44,7 +44,8 @@ class Ran(flax.struct.PyTreeNode):
     state: what travelled with it, after the last loop.
     used_R: token_choice: the share of tokens that chose each loop.
     logits_BLV: where loops were left out, what was made of the only exit.
-    loops_BL: ... and how many were not.
+    loops_BL: how many loops each token ran, where a rule says so; where loops
+      were left out, how many were not.
   """
 
   x_XBLD: jax.Array

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.model.depth import Core, Ran, every_loop
+from shared_tfm.model.visit import STREAMS
 
 
 def act(core: Core, state: Any) -> Ran:
@@ -63,6 +64,7 @@ def act(core: Core, state: Any) -> Ran:
     state,
     losses={'ponder': depth.halt_weight * ponder},
     metrics={'loops': core.mean(loops_BL)},
+    loops_BL=loops_BL,
   )
 
 
@@ -122,6 +124,7 @@ def stick_breaking(core: Core, state: Any) -> Ran:
     state,
     losses={'ponder': depth.halt_weight * core.mean(cost_BL)},
     metrics={'loops': core.mean(loops_BL)},
+    loops_BL=loops_BL,
   )
 
 
@@ -129,12 +132,13 @@ def _until(done: Any, loop: Any, carry: Any, core: Core) -> Any:
   """The carry after R loops, of which those after `done` are skipped.
 
   None is where keys and values are kept: what is written later may attend to
-  those of any loop.
+  those of any loop. Nor is any where visits are watched.
   """
 
   def unless_done(carry: Any, i: jax.Array) -> tuple[Any, None]:
     going = functools.partial(loop, i=i)
-    if carry[0].kept is not None:
+    watched = STREAMS[0] in carry[0].observed
+    if carry[0].kept is not None or watched:
       return going(carry), None
     return jax.lax.cond(done(carry), lambda c: c, going, carry), None
 

@@ -119,6 +119,7 @@ def _masked(core: Core, state: Any) -> Ran:
     state.replace(x_BLD=x_BLD),
     losses=_losses(core, loss, z) if core.train else {},
     metrics={'loops': core.mean(loops_BL)},
+    loops_BL=loops_BL,
   )
 
 
@@ -172,6 +173,7 @@ def token_choice(core: Core, state: Any) -> Ran:
     state.replace(x_BLD=x_BLD),
     losses=losses,
     metrics={'loops': core.mean(choice_BL + 1.0)},
+    loops_BL=choice_BL + 1.0,
     used_R=used_R,
   )
 

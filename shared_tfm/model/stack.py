@@ -37,6 +37,10 @@ from shared_tfm.model.kept import Kept
 from shared_tfm.sharing import bank, links, masks, narrow, quantise
 from shared_tfm.sharing.component import Component
 
+# The collection that streams before and after every visit are sown in, (N, B,
+# L, D), for who applies a network with it mutable.
+WATCHED = 'intermediates'
+
 
 class Stack(nn.Module):
   """All visits, in order."""
@@ -108,10 +112,11 @@ class Stack(nn.Module):
     carry = visit.Carry(x_BLD, kv_slots, map_slots, past_slots, kept)
 
     changing = [name for name in state if self._may_change(name)]
+    watched = self.is_mutable_collection(WATCHED)
 
     def run(stored: Any, context: Context, carry: Any, this: Any) -> Any:
       return visit.visit(
-        layer, leaves, stored, dropout, changing, context, carry, this
+        layer, leaves, stored, dropout, changing, watched, context, carry, this
       )
 
     drawn = self.has_rng('depth') and self.train
@@ -140,6 +145,9 @@ class Stack(nn.Module):
       ran = depth.Ran(carry.x_BLD[None], carry.replace(observed=observed))
     else:
       ran = looped.looped(parts, carry, score)
+    if watched:
+      for name in visit.STREAMS:
+        self.sow(WATCHED, name, ran.state.observed[name])
     found_losses = balance.losses(
       m, visits.rows, ran.state.observed, context.mask_BL
     )

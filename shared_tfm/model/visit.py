@@ -58,6 +58,7 @@ def _all_but_moves(primitive: Any, *_: Any, **__: Any) -> bool:
 
 
 INPUT = 'input'  # what a policy knows a layer's input by
+STREAMS = ('into', 'out')  # what a watched visit observes besides: x_BLD
 
 NOTHING = jax.checkpoint_policies.nothing_saveable
 
@@ -129,6 +130,7 @@ def visit(
   stored: dict[str, Any],
   dropout: jax.Array | None,
   changing: list[str],
+  watched: bool,
   context: Context,
   carry: Carry,
   this: PerVisit,
@@ -141,6 +143,7 @@ def visit(
     stored: the bank.
     dropout: a key that each visit derives its own from; None: no dropout.
     changing: the collections that a visit may change.
+    watched: whether the residual stream before and after it is observed.
     context: what every visit sees.
     carry: from the visit before.
     this: this visit's own.
@@ -169,8 +172,12 @@ def visit(
     rngs=rngs,
     mutable=changing,
   )
+  seen = left.observed
+  if watched:
+    streams = carry.x_BLD, x_BLD
+    seen = {**seen, **dict(zip(STREAMS, streams, strict=True))}
   observed = {
-    name: buffer.at[this.index].set(left.observed[name], mode='drop')
+    name: buffer.at[this.index].set(seen[name], mode='drop')
     for name, buffer in carry.observed.items()
   }
   carry = Carry(
@@ -181,7 +188,7 @@ def visit(
     kept and kept.replace(text=left.cache, source=left.source),
     observed,
   )
-  return carry, (after, left.observed)
+  return carry, (after, seen)
 
 
 def over_visits(model: Model, body: Any, carry: Carry, visits: PerVisit) -> Any:
