@@ -62,10 +62,10 @@ def parser() -> Parser:
   trained.add_argument('--num_processes', type=int, default=0)
   trained.add_argument('--process_id', type=int, default=-1)
   evaluated, generated = verb(verbs.evaluate), verb(verbs.generate)
-  served = verb(verbs.serve)
-  for made in (trained, compared, evaluated, generated, served):
+  analysed, served = verb(verbs.analyse), verb(verbs.serve)
+  for made in (trained, compared, evaluated, analysed, generated, served):
     made.add_argument('--workdir', required=True, type=Path)
-  for made in (evaluated, generated, served):
+  for made in (evaluated, analysed, generated, served):
     made.add_argument(
       '--checkpoint', choices=('best', 'latest'), default='best'
     )
@@ -86,7 +86,7 @@ def parser() -> Parser:
   tabled = verb(verbs.table)
   tabled.add_argument('name', nargs='?', metavar='NAME')
   tabled.add_argument('--list', action='store_true', help='names and titles')
-  for made in (evaluated, tabled, timed):
+  for made in (evaluated, analysed, tabled, timed):
     made.add_argument('--json', action='store_true')
   timed.add_argument('--steps', type=int, default=20, help='to time')
   timed.add_argument(
@@ -98,9 +98,22 @@ def parser() -> Parser:
   timed.add_argument('--batch', type=int, default=1, help='texts at a time')
   timed.add_argument('--prompt_tokens', type=int, default=32)
   timed.add_argument('--tokens', type=int, default=32, help='to add to each')
-  evaluated.add_argument('--split', default='validation')
+  for made in (evaluated, analysed):
+    made.add_argument('--split', default='validation')
   evaluated.add_argument(
     '--predictions', type=Path, metavar='FOLDER', help='where to write them'
+  )
+  analysed.add_argument(
+    '--what',
+    default='all',
+    metavar='NAMES',
+    help='some of cka,distance,gradients,depth,lens,rank',
+  )
+  analysed.add_argument(
+    '--batches', type=int, default=4, help='to read; 0: the whole split'
+  )
+  analysed.add_argument(
+    '--out', type=Path, metavar='DIR', help="default: the run's analysis/"
   )
   generated.add_argument(
     '--prompt', required=True, action='append', help='may be given repeatedly'

@@ -122,6 +122,30 @@ def evaluate(args: Any, overrides: Sequence[str]) -> None:
     print(f'{name:<16}{shown}')
 
 
+def analyse(args: Any, overrides: Sequence[str]) -> None:
+  """Look into a trained run: similarity of layers, gradients, lens, ranks."""
+  from shared_tfm.report import analysis
+  from shared_tfm.tasks import prepare
+  from shared_tfm.train import loop
+
+  _no(overrides)
+  names = analysis.asked(args.what)
+  config, state = loop.load(args.workdir, args.checkpoint)
+  config = _at_depth(config, args)
+  dataset = prepare(config, args.workdir)
+  reader = analysis.Reader(
+    args.workdir, config, state, dataset, args.split, args.batches
+  )
+  found = analysis.analyse(reader, names)
+  folder = args.out or args.workdir / 'analysis'
+  paths = analysis.write(found, folder)
+  if args.json:
+    print(analysis.as_json(found))
+    return
+  print(f'{analysis.tell(found)}\n')
+  print(f'{folder}: {", ".join(path.name for path in paths)}')
+
+
 def generate(args: Any, overrides: Sequence[str]) -> None:
   """Continue a prompt with a trained run, or translate it."""
   from shared_tfm.infer import terminal

@@ -288,7 +288,7 @@ def test_the_plots_show_every_scheme(tmp_path):
 def test_what_the_plots_draw(tmp_path, monkeypatch):
   drawn = {}
   monkeypatch.setattr(
-    plots, '_save', lambda figure, path: drawn.update({path.stem: figure})
+    plots, 'save', lambda figure, path: drawn.update({path.stem: figure})
   )
   late = {**CURVES, ('none', 1): CURVES['none', 1][1:]}  # has no step 0
   plots.draw_all(RESULTS, late, tmp_path)

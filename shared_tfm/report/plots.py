@@ -100,7 +100,7 @@ def draw_all(
     'loss_vs_params': _against_params(results),
   }
   return {
-    name: _save(figure, folder / f'{name}.png')
+    name: save(figure, folder / f'{name}.png')
     for name, figure in figures.items()
   }
 
@@ -246,10 +246,11 @@ def owner_strips(owners: Owners, path: Path) -> Path:
         axes.text(layer + 0.5, y + 0.5, cell, **middle)
       y += 1
     y += 0.6
-  return _save(figure, path)
+  return save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+  """Writes a picture as PNG, whole or not at all."""
   picture = io.BytesIO()
   figure.savefig(picture, format='png')
   files.replace(path, picture.getvalue())

@@ -68,17 +68,21 @@ def visit_cosines(config: Config) -> Callable[[State, Batch], Any]:
     'encoder.'. A visit that has no gradient has cosines of 0.
   """
   gradients = visit_gradients(config)
-  stacks = sides.stacks(untied(config.model))
 
   def measure(state: State, batch: Batch) -> dict[str, jax.Array]:
-    grads, found = gradients(state, batch), {}
-    for stack, side in sides.stacks(config.model).items():
-      before = '' if stack == 'stack' else f'{stack}.'
-      products = _products(side, stacks[stack], grads[stack]['rows'])
-      found.update({before + k: cosines(v) for k, v in products.items()})
-    return found
+    return cosines_of(config, gradients(state, batch))
 
   return measure
+
+
+def cosines_of(config: Config, grads: Any) -> dict[str, jax.Array]:
+  """What `visit_cosines` measures, of what `visit_gradients` returned."""
+  stacks, found = sides.stacks(untied(config.model)), {}
+  for stack, side in sides.stacks(config.model).items():
+    before = '' if stack == 'stack' else f'{stack}.'
+    products = _products(side, stacks[stack], grads[stack]['rows'])
+    found.update({before + k: cosines(v) for k, v in products.items()})
+  return found
 
 
 def _products(side: Model, whole: Model, grads: Any) -> dict[str, jax.Array]:
