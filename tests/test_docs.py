@@ -1,4 +1,4 @@
-"""The pages: what they show runs, what they link to is there, the site builds."""
+"""The pages: what they show runs, links lead somewhere, the site builds."""
 
 import re
 import subprocess

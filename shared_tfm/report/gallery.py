@@ -14,6 +14,8 @@ TOP = """# Presets
 
 What published systems share, each under a name of its own:
 
+<!-- run by: tests/test_presets.py -->
+
 ```sh
 python -m shared_tfm train   --config=configs/quickstart.py --config.preset=albert:2 --workdir=runs/albert
 python -m shared_tfm compare --config=configs/quickstart.py --sharing='none;@albert:2;@subformer' --workdir=runs/presets
