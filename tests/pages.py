@@ -47,7 +47,6 @@ SMALL = {
   'train.checkpoint_every': 2,
   'data.max_bytes': 20_000,
 }
-TEXT = 'It was the same row of weights, and it was read again and again. ' * 99
 
 
 class Block(NamedTuple):

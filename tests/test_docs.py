@@ -39,7 +39,7 @@ def clone(tmp_path_factory):
   folder = tmp_path_factory.mktemp('clone')
   (folder / 'configs').symlink_to(TOP / 'configs')
   (folder / 'my_texts').mkdir()
-  (folder / 'my_texts' / 'novel.txt').write_text(pages.TEXT)
+  (folder / 'my_texts' / 'README.md').symlink_to(TOP / 'README.md')
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
     assert pages.run('README.md') == 9  # make's recipe is one of them
