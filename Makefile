@@ -1,6 +1,6 @@
 # Every target starts from nothing but Python 3.11 or 3.12, make and git.
 .DELETE_ON_ERROR:
-.PHONY: quickstart test quick lint torture peers bench clean
+.PHONY: quickstart test quick lint docs torture peers bench clean
 
 BIN := .venv/bin
 RUN := runs/quickstart
@@ -20,6 +20,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site: runs/site/docs/index.html.
+docs: .venv/ready
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . runs/site
 
 # Kills a run 50 times and makes every fault: at most 10 minutes on 2 cores.
 torture: .venv/ready

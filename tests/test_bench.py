@@ -9,7 +9,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import textwrap
 import types
 
 import jax
@@ -379,10 +378,9 @@ def test_the_table(here, capsys):
   assert re.search(r'^model FLOPs utilisation +\d+\.\d%$', printed, re.M)
   assert re.search(r'^matrix products +[\d,.]+ GFLOP/s \(\d+ x', printed, re.M)
 
-  readme = pathlib.Path(__file__).parents[1] / 'README.md'
-  example = readme.read_text().partition('## How fast it is')[2]
-  example = example.partition('    device ')[2].partition('\n\nWhere texts')[0]
-  shown = textwrap.dedent(f'    device {example}').splitlines()
+  page = pathlib.Path(__file__).parents[1] / 'docs' / 'speed.md'
+  example = page.read_text().partition('```text\n')[2].partition('\n```')[0]
+  shown = example.splitlines()
   assert labels(shown) == labels(lines[: head + 2 + speed.MOST + 2])
 
 

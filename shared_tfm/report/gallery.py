@@ -14,8 +14,12 @@ TOP = """# Presets
 
 What published systems share, each under a name of its own:
 
-    python -m shared_tfm train   --config=configs/quickstart.py --config.preset=albert:2 --workdir=runs/albert
-    python -m shared_tfm compare --config=configs/quickstart.py --sharing='none;@albert:2;@subformer' --workdir=runs/sweep
+<!-- run by: tests/test_presets.py -->
+
+```sh
+python -m shared_tfm train   --config=configs/quickstart.py --config.preset=albert:2 --workdir=runs/albert
+python -m shared_tfm compare --config=configs/quickstart.py --sharing='none;@albert:2;@subformer' --workdir=runs/presets
+```
 
 A preset is laid under a config: what its file or the command line says stays.
 With `compare`, where `@` stands before it, all its fields hold. The integers
@@ -60,9 +64,9 @@ def _section(preset: Preset) -> str:
       '',
       f'`{preset.example}` with {preset.layers} layers is',
       '',
-      *(f'    {name} = {value!r}' for name, value in given.items()),
-      '',
       '```text',
+      *(f'{name} = {value!r}' for name, value in given.items()),
+      '',
       drawn,
       '```',
       '',
