@@ -6,6 +6,7 @@ from typing import Any
 from benchmarks import ours
 from benchmarks.rows import Plan, Row
 from shared_tfm import accounting
+from shared_tfm.config.precision import BYTES
 
 ROWS = 8
 MODEL = {'d_model': 128, 'num_heads': 4, 'max_len': 128, 'remat': 'full'}
@@ -47,7 +48,7 @@ def _beyond(visits: int, scheme: str) -> tuple[int, int]:
   (step,) = made.train.compiled.values()
   model = made.config.model
   inputs = visits * ROWS * model.max_len * model.d_model
-  inputs *= accounting.BYTES[model.precision.compute]
+  inputs *= BYTES[model.precision.compute]
   return step.memory_analysis().temp_size_in_bytes - inputs, inputs
 
 
@@ -55,4 +56,4 @@ def _bank(visits: int, scheme: str) -> int:
   """Bytes of what layers store, in float32."""
   model = ours.programs(_model(visits, scheme), ROWS).config.model
   stored = accounting.parameters(model)['layers_stored']
-  return stored * accounting.BYTES['float32']
+  return stored * BYTES['float32']
