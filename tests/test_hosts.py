@@ -175,7 +175,9 @@ def test_a_run_on_two_hosts_that_are_killed_and_moved(tmp_path):
     codes, said = run.end(BOUND)
     assert time.monotonic() - begin < BOUND
     assert codes[dead] == -signal.SIGKILL and codes[left] not in (0, None)
-    assert 'another task died' in said[left] or 'error' in said[left].lower()
+    # By JAX's coordinator, or by gloo, whose half of a sum is missing.
+    told = 'another task died', 'error', 'gloo::EnforceNotMet'
+    assert any(words.lower() in said[left].lower() for words in told)
 
   # Both start again, and one of them is told to end: both do, saved.
   run = Started(many, 2, 4, *eight)
