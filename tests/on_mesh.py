@@ -4,9 +4,7 @@
 process of its own because JAX fixes the number of devices when it starts.
 """
 
-import itertools
 import json
-import math
 import os
 import sys
 
@@ -23,7 +21,6 @@ import optax
 from shared_tfm import config as configs
 from shared_tfm.train import programs, prune, traffic
 from shared_tfm.train.fingerprint import fingerprint
-from shared_tfm.train.mesh import AXES
 
 DECODER = {
   'num_layers': 4,
@@ -35,12 +32,7 @@ DECODER = {
 }
 ENCODER = {**DECODER, 'family': 'encoder', 'type_vocab_size': 2}
 EXPERTS = {'num_ff': 4, 'top_k': 2, 'ff_width': 16}
-SHAPES = [  # every way to cut 8 devices
-  {axis: n for axis, n in zip(AXES, sizes, strict=True) if n > 1}
-  for sizes in itertools.product((1, 2, 4, 8), repeat=4)
-  if math.prod(sizes) == 8
-]
-BY_JIT = [  # some of them, where shard_map is the rule
+BY_JIT = [  # every axis, alone and with others
   {'data': 8},
   {'fsdp': 8},
   {'data': 2, 'tensor': 4},
@@ -48,12 +40,19 @@ BY_JIT = [  # some of them, where shard_map is the rule
   {'data': 4, 'sequence': 2},
 ]
 SOME = [{'data': 4, 'fsdp': 2}]
+MORE = [  # by the rule alone
+  {'tensor': 8},
+  {'fsdp': 2, 'tensor': 2, 'sequence': 2},
+]
 CASES = {
   'none': ({'model': {**DECODER, 'sharing': {'layer': 'none'}}}, SOME),
-  'all': ({'model': {**DECODER, 'sharing': {'layer': 'all'}}}, BY_JIT),
+  'all': (
+    {'model': {**DECODER, 'sharing': {'layer': 'all'}}},
+    BY_JIT[:1] + SOME,
+  ),
   'cycle': (
     {'model': {**DECODER, 'sharing': {'layer': 'cycle:2+none@2'}}},
-    SHAPES,
+    BY_JIT + SOME + MORE,
   ),
   'relative': (
     {
