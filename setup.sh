@@ -34,6 +34,7 @@ browser() {
   fi
   mkdir -p .venv/browser
   npm install --silent --no-audit --no-fund --ignore-scripts \
+    --fetch-retries=1 --fetch-timeout=60000 \
     --prefix .venv/browser @sparticuz/chromium@147.0.0
   # It unpacks into the folder of temporary files, its libraries where it thinks
   # that it is on a machine which lacks them.
