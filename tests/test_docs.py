@@ -21,11 +21,12 @@ def test_its_commands_are_understood(page, monkeypatch):
   monkeypatch.chdir(TOP)
   for line in pages.lines(page):
     args, overrides = parser().parse_known_args(line)
+    assert all('config.' in word for word in overrides), line
     if getattr(args, 'config', None):
       config = config_file.load(args.config, overrides)
       schemes = args.sharing.split(';') if args.verb == 'compare' else []
-      for scheme in schemes:
-        configs.with_sharing(config, scheme)
+      shared = [configs.with_sharing(config, scheme) for scheme in schemes]
+      assert len({each.model for each in shared}) == len(schemes), line
 
 
 @pytest.mark.slow
