@@ -29,6 +29,12 @@ SOLVERS = {
   'addition': lambda text, difficulty: (
     f'{sum(map(int, text.split("+"))):0{difficulty + 1}}'
   ),
+  'reverse_addition': lambda text, difficulty: (
+    f'{sum(int(n[::-1]) for n in text.split("+")):0{difficulty + 1}}'[::-1]
+  ),
+  'n_ary_addition': lambda text, difficulty: str(
+    sum(map(int, text.split('+')))
+  ).zfill(len(str(999 * difficulty))),
   'p_hop': hop,
   'modular': lambda text, difficulty: str(eval(text) % 7),
 }
@@ -57,6 +63,8 @@ def test_answers_are_right_and_equally_long(name, difficulty):
     ('copy', r'\d{5}=\d{5}'),
     ('reverse', r'\d{5}=\d{5}'),
     ('addition', r'\d{5}\+\d{5}=[01]\d{5}'),
+    ('reverse_addition', r'\d{5}\+\d{5}=\d{5}[01]'),
+    ('n_ary_addition', r'(\d{3}\+){4}\d{3}=[0-4]\d{3}'),
     ('p_hop', r'[abcd]{48}=[abcd]'),
     ('modular', r'([0-6][+*-]){4}[0-6]=[0-6]'),
   ],

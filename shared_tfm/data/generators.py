@@ -44,13 +44,29 @@ def _reverse(rng: np.random.Generator, difficulty: int) -> tuple[str, str]:
 @task
 def _addition(rng: np.random.Generator, difficulty: int) -> tuple[str, str]:
   """The sum of two numbers of `difficulty` digits; zeros keep the places."""
-  left, right = rng.integers(0, 10, (2, difficulty))
-  places, carry = [], 0
-  for pair in (left + right)[::-1].tolist():
-    carry, place = divmod(pair + carry, 10)
-    places.append(place)
-  places.append(carry)
-  return f'{_text(left)}+{_text(right)}=', _text(places[::-1])
+  return _sum(rng.integers(0, 10, (2, difficulty)))
+
+
+@task
+def _reverse_addition(
+  rng: np.random.Generator, difficulty: int
+) -> tuple[str, str]:
+  """`addition`, with all numbers written from their last digit on.
+
+  So a digit of the sum needs no more than two digits and what was carried,
+  which is how Tensor2Tensor writes it for the Universal Transformer
+  (1807.03819, section 3.5).
+  """
+  prompt, answer = _sum(rng.integers(0, 10, (2, difficulty)))
+  return f'{prompt[-2::-1]}=', answer[::-1]
+
+
+@task
+def _n_ary_addition(
+  rng: np.random.Generator, difficulty: int
+) -> tuple[str, str]:
+  """The sum of `difficulty` numbers of three digits each (2502.17416, 3.1)."""
+  return _sum(rng.integers(0, 10, (difficulty, 3)))
 
 
 @task
@@ -94,8 +110,15 @@ def _modular(rng: np.random.Generator, difficulty: int) -> tuple[str, str]:
   return f'{written.strip()}=', str((total + product) % MODULUS)
 
 
-def _text(digits: np.ndarray | list[int]) -> str:
+def _text(digits: np.ndarray) -> str:
   return ''.join(map(str, digits))
+
+
+def _sum(numbers: np.ndarray) -> tuple[str, str]:
+  """Numbers, each a row of digits, and their sum as wide as it can be."""
+  written = [_text(digits) for digits in numbers]
+  width = len(str(len(written) * (10 ** numbers.shape[1] - 1)))
+  return f'{"+".join(written)}=', f'{sum(map(int, written)):0{width}d}'
 
 
 def example(
