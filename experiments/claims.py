@@ -12,14 +12,18 @@ A folder of `experiments/` with a claim.toml is a claim:
     than = 'feed_forward=all'
 
 Beside it, cpu.toml and gpu.toml are what `compare --sweep` trains for it, small
-and large. `measure.py` runs one of them and writes cpu.csv or gpu.csv, and
-`overview.py` makes the pages. Verdicts follow from these files alone.
+and large. With `equal = ['params']` in claim.toml each has one more form, such
+as cpu-params, in which all rows have as many parameters (or, by `flops`, train
+with as many FLOPs; see budget.py), and not as many steps. `measure.py` runs a
+form and writes its csv file, and `overview.py` makes the pages. Verdicts follow
+from these files alone.
 
 Of what was trained there may be more rows: runs that are read otherwise
-(`[[read]]`) or converted (`[[convert]]`), see `Derived`; `[[gpu.read]]` are the
-form gpu's. In `[[says]]` stand `as_good_as` and `within` in place of `than`
-where a claim is that nothing is lost, `metric` and `higher = true` where it is
-of another column, and `less`, two labels, where it is of what was lost since.
+(`[[read]]`) or converted (`[[convert]]`), see `Derived`; `[[gpu.read]]` are
+those of gpu.toml. In `[[says]]` stand `as_good_as` and `within` in place of
+`than` where a claim is that nothing is lost, `metric` and `higher = true` where
+it is of another column, and `less`, two labels, where it is of what was lost
+since.
 """
 
 import dataclasses
@@ -31,11 +35,12 @@ from typing import Any
 
 from shared_tfm.errors import BadInput, need
 from shared_tfm.report import interval, sweep_file
+from shared_tfm.report import sweep as sweeps
 from shared_tfm.report.results_file import Result
 from shared_tfm.report.sweep import Sweep
 
 HERE = Path(__file__).parent
-FORMS = ('cpu', 'gpu')
+SIZES = ('cpu', 'gpu')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,28 +89,46 @@ class Derived:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-  """A folder of `experiments/`; `shown` are more columns of its table."""
+  """A folder of `experiments/`.
+
+  Attributes:
+    folder: its path.
+    question: what it asks.
+    metric: the column that rows are compared by.
+    says: what is said, comparison by comparison.
+    rows: what is made of trained rows, by the size, `cpu` or `gpu`.
+    shown: more columns of its table.
+    equal: what else than steps its rows are to have alike, each time a form.
+  """
 
   folder: Path
   question: str
   metric: str
   says: tuple[Says, ...]
-  derived: Mapping[str, tuple[Derived, ...]]
-  shown: tuple[str, ...]
+  rows: Mapping[str, tuple[Derived, ...]]
+  shown: tuple[str, ...] = ()
+  equal: tuple[str, ...] = ()
 
   @functools.cached_property
   def sweeps(self) -> dict[str, Sweep]:
     """What each form trains."""
-    paths = {form: self.folder / f'{form}.toml' for form in FORMS}
-    return {
-      form: sweep_file.load(path)
-      for form, path in paths.items()
-      if path.exists()
-    }
+    found = {}
+    for size in SIZES:
+      path = self.folder / f'{size}.toml'
+      if not path.exists():
+        continue
+      found[size] = sweep = sweep_file.load(path)
+      for equal in self.equal:
+        found[f'{size}-{equal}'] = sweeps.changed(sweep, [], equal=equal)
+    return found
+
+  def derived(self, form: str) -> tuple[Derived, ...]:
+    """The rows of a form that are made of trained ones."""
+    return self.rows[form.split('-')[0]]
 
   def labels(self, form: str) -> list[str]:
     """Of all rows of a form, in order."""
-    derived = [row.label for row in self.derived[form]]
+    derived = [row.label for row in self.derived(form)]
     return [*self.sweeps[form].labels, *derived]
 
 
@@ -129,8 +152,9 @@ def read(name: str) -> Claim:
       given['question'],
       given['metric'],
       tuple(_says(each, given) for each in given['says']),
-      {form: tuple(_derived(given, form)) for form in FORMS},
+      {size: tuple(_derived(given, size)) for size in SIZES},
       tuple(given.get('shown', ())),
+      tuple(given.get('equal', ())),
     )
   except tomllib.TOMLDecodeError as error:
     raise BadInput(f'{file}: {error}') from None
@@ -140,7 +164,7 @@ def read(name: str) -> Claim:
     labels = claim.labels(form)
     for label in labels:
       need(labels.count(label) == 1, f'{file}: the row {label} is there twice')
-    for row in claim.derived[form]:
+    for row in claim.derived(form):
       need(
         row.of in sweep.labels,
         f'{file}: {row.label} is made of {row.of}, which is not trained',
@@ -164,10 +188,10 @@ def _says(given: Mapping[str, Any], claim: Mapping[str, Any]) -> Says:
   )
 
 
-def _derived(claim: Mapping[str, Any], form: str) -> Iterator[Derived]:
-  """The rows that are not trained; the form's own, where it has some."""
+def _derived(claim: Mapping[str, Any], size: str) -> Iterator[Derived]:
+  """The rows that are not trained; the size's own, where it has some."""
   for kind in ('read', 'convert'):
-    for given in claim.get(form, {}).get(kind, claim.get(kind, ())):
+    for given in claim.get(size, {}).get(kind, claim.get(kind, ())):
       for of in given['of'] if isinstance(given['of'], list) else [given['of']]:
         yield Derived(
           given['label'].format(of=of),

@@ -1,7 +1,7 @@
 """Runs a claim of experiments/ and writes what was measured beside it.
 
-Command: python -m experiments.measure CLAIM [--form=gpu] [--processes=2]
-           [--workdir=runs/claims]
+Command: python -m experiments.measure CLAIM [--form=cpu-params]
+           [--processes=2] [--workdir=runs/claims]
 
 What its sweep file says is trained as `compare --sweep` does, in
 WORKDIR/CLAIM-FORM; what is done is not done again, and a run that was cut goes
@@ -26,7 +26,7 @@ from experiments.claims import Claim, Derived
 from shared_tfm import compile_cache, config_file, tasks
 from shared_tfm import config as configs
 from shared_tfm.__main__ import main as command
-from shared_tfm.errors import BadInput, Interrupted, need
+from shared_tfm.errors import BadInput, Interrupted, need, unknown
 from shared_tfm.report import compare, results_file, trained
 from shared_tfm.report.columns import SCORES
 from shared_tfm.report.results_file import Result
@@ -50,7 +50,7 @@ def measure(
   folder = workdir / f'{claim.folder.name}-{form}'
   results = compare.run(claim.sweeps[form], folder, processes)
   seeds = sorted({result.seed for result in results})
-  return [*results, *_derived(claim.derived[form], seeds, folder)]
+  return [*results, *_derived(claim.derived(form), seeds, folder)]
 
 
 def _derived(
@@ -110,14 +110,15 @@ def main() -> int:
   """Measures, and writes the csv file and the pages."""
   parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
   parser.add_argument('claim', metavar='CLAIM', help=', '.join(claims.names()))
-  parser.add_argument('--form', choices=claims.FORMS, default='cpu')
+  parser.add_argument('--form', default='cpu')
   parser.add_argument('--processes', type=int, default=2)
   parser.add_argument('--workdir', type=Path, default=Path('runs/claims'))
   args = parser.parse_args()
   compile_cache.turn_on(os.environ)
   try:
     claim = claims.read(args.claim)
-    need(args.form in claim.sweeps, f'{args.claim} has no form {args.form}')
+    if args.form not in claim.sweeps:
+      raise unknown(f'--form of {args.claim}', args.form, [*claim.sweeps])
     results = measure(claim, args.form, args.processes, args.workdir)
     results_file.write(claim.folder / f'{args.form}.csv', results)
     overview.write()

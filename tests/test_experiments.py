@@ -24,10 +24,10 @@ def result(label, seed, loss, **scores):
 def test_every_row_of_every_form_can_be_run(name):
   """Configs are crossed with all their checks."""
   claim = claims.read(name)
-  assert set(claim.sweeps) == {'cpu', 'gpu'}
+  assert {*claim.sweeps} >= {'cpu', 'gpu'}
   for form, sweep in claim.sweeps.items():
     crossed = sweeps.crossed(sweep)
-    for row in claim.derived[form]:
+    for row in claim.derived(form):
       config = crossed[row.of]
       if not row.converts:
         config = config_file.changed(config, row.flags)
@@ -63,7 +63,7 @@ SAYS = claims.Says('they', 'a is better', 'a', 'b', 0.0, (), 'loss', False)
 def verdict(lost, results=None, **fields):
   """Of row b, which loses this much against a, from seed to seed."""
   says = dataclasses.replace(SAYS, metric='validation_loss', **fields)
-  claim = claims.Claim(claims.HERE, '', '', (says,), {}, ())
+  claim = claims.Claim(claims.HERE, '', '', (says,), {})
   results = results or [
     result(label, seed, 2.0 + seed + more * (label == 'b'))
     for seed, more in enumerate(lost)
@@ -101,7 +101,7 @@ def test_more_may_be_better():
     for label in 'ab'
   ]
   says = dataclasses.replace(SAYS, metric='accuracy', higher=True)
-  claim = claims.Claim(claims.HERE, '', '', (says,), {}, ())
+  claim = claims.Claim(claims.HERE, '', '', (says,), {})
   found = next(claims.verdicts(claim, results))
   assert found.word == 'reproduced'
   assert found.difference == pytest.approx(0.1)
@@ -211,11 +211,25 @@ def test_a_page_keeps_what_stands_around_the_marks(written):
     ("of = 'none'", "of = 'nobody'", 'made of nobody, which is not trained'),
     ('[[says]]', '[[says', 'claim.toml: '),
     ("question = 'Which?'", '', "claim.toml: there is no 'question'"),
+    ("metric = 'v", "equal = ['size']\nmetric = 'v", "unknown --equal 'size'"),
   ],
 )
 def test_bad_claims(written, old, new, message):
   with pytest.raises(BadInput, match=message.replace('.', r'\.')):
     written(CLAIM.replace(old, new))
+
+
+def test_forms_with_other_budgets(written):
+  claim = written(
+    CLAIM.replace('[[says]]', "equal = ['params', 'flops']\n[[says]]")
+  )
+  assert [*claim.sweeps] == ['cpu', 'cpu-params', 'cpu-flops']
+  assert [each.equal for each in claim.sweeps.values()] == [
+    'steps',
+    'params',
+    'flops',
+  ]
+  assert claim.labels('cpu-flops') == claim.labels('cpu')
 
 
 def test_an_unknown_claim():
