@@ -7,6 +7,7 @@ import browser
 import matplotlib.image
 import numpy as np
 import pytest
+from test_colours import contrast
 
 from shared_tfm.report import html, plots
 from shared_tfm.report.plots import Point
@@ -42,13 +43,16 @@ RESULTS = [
   for scheme, (stored, loss) in SCHEMES.items()
   for seed in range(2)
 ]
-CURVES = {
-  (run.scheme, run.seed): [
-    Point(step, 512 * step, run.validation_loss + 3 / (step + 1))
-    for step in STEPS
-  ]
-  for run in RESULTS
-}
+CURVES, TRAINING = (
+  {
+    (run.scheme, run.seed): [
+      Point(step, 512 * step, run.validation_loss + off + 3 / (step + 1))
+      for step in steps
+    ]
+    for run in RESULTS
+  }
+  for off, steps in ((0, STEPS), (0.5, STEPS[1:]))
+)
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +67,10 @@ def report(tmp_path_factory):
   }
   path = folder / 'report.html'
   config = {'data': {'path': EVIL, 'long': 'x' * 400}}
-  html.write(path, RESULTS, CURVES, owners, pictures, config, {EVIL: EVIL})
+  versions = {EVIL: EVIL}
+  html.write(
+    path, RESULTS, CURVES, TRAINING, owners, pictures, config, versions
+  )
   return path.as_uri()
 
 
@@ -153,6 +160,10 @@ def test_charts_have_every_line_and_point(opened):
   cells = page.locator('.strips .cell')
   assert cells.count() == 12 * len(SCHEMES)
   assert cells.nth(1).get_attribute('fill') == plots.row_colour(1)
+  told = page.locator('.strips svg').first.get_attribute('aria-label')
+  assert told == (
+    f'Owner tables of none; attention: 0 1 2 0 1 2; {EVIL}: ~ ~ ~ ~ ~ ~'
+  )
 
 
 def test_the_front_is_that_of_the_pictures(opened):
@@ -201,7 +212,7 @@ def test_hovering_tells_what_was_measured(opened):
 def test_keys_read_and_zoom(opened):
   page = opened()
   loss = chart(page, 'loss')
-  before = ticks(loss)
+  before, heights = ticks(loss), ticks(loss, 'y')
   loss.locator('.plot > svg').focus()
   for _ in range(3):
     page.keyboard.press('ArrowRight')
@@ -211,6 +222,13 @@ def test_keys_read_and_zoom(opened):
   assert ticks(loss) != before
   page.keyboard.press('0')
   assert ticks(loss) == before
+  page.keyboard.press('Shift+ArrowRight')
+  assert (ticks(loss)[0], ticks(loss, 'y')) == ('50', heights)
+  page.keyboard.press('Shift+ArrowUp')
+  assert ticks(loss, 'y')[-1] > heights[-1]
+  page.keyboard.press('Shift+ArrowLeft')
+  page.keyboard.press('Shift+ArrowDown')
+  assert (ticks(loss), ticks(loss, 'y')) == (before, heights)
 
 
 def test_zoom_by_drag_wheel_and_buttons(opened):
@@ -287,6 +305,43 @@ def test_what_is_drawn_can_be_chosen(opened):
   assert front.locator('path.front').get_attribute('d').count('V') == 2
   button.dblclick()
   assert loss.locator('.series .line').count() == 2
+  assert loss.get_by_text('nothing to show').count() == 0
+  button.click()
+  assert loss.get_by_text('nothing to show').is_visible()
+
+
+def test_training_losses_are_a_second_choice(opened):
+  page = opened()
+  loss = chart(page, 'loss')
+  titles = loss.locator('.title')
+  assert titles.nth(1).text_content() == 'validation loss (nats per target)'
+  loss.get_by_text('training', exact=True).click()
+  assert titles.nth(1).text_content() == 'training loss (nats per target)'
+  lines = [
+    path.get_attribute('d') for path in loss.locator('.series .line').all()
+  ]
+  assert [len(numbers(path)) if path else 0 for path in lines] == [20] * 4 + [0]
+  loss.locator('.plot > svg').focus()
+  page.keyboard.press('ArrowLeft')
+  tip = loss.locator('.tip').inner_text()
+  low, high = (1.7 + 0.5 + 0.05 * seed + 3 / 201 for seed in range(2))
+  told = f'{(low + high) / 2:.4f}\t{low:.4f} to {high:.4f}'
+  assert tip.startswith('200 optimizer steps') and f'none\t{told}' in tip
+  loss.get_by_text('validation', exact=True).click()
+  assert (
+    len(numbers(loss.locator('.series .line').first.get_attribute('d'))) == 21
+  )
+
+
+def test_a_mean_lies_at_the_mean_of_its_seeds(opened):
+  page = opened()
+  lines = [
+    {'scheme': 0, 'steps': [1, 2], 'tokens': [10, 20], 'loss': [3, 2]},
+    {'scheme': 0, 'steps': [2, 3], 'tokens': [30, 40], 'loss': [4, None]},
+  ]
+  averaged = page.evaluate('lines => averaged(lines, "tokens")[0]', lines)
+  point = {'step': 2, 'x': 25, 'y': 3, 'low': 2, 'high': 4}
+  assert averaged['points'] == [point]
 
 
 def test_a_head_sorts_by_numbers_both_ways(opened):
@@ -304,6 +359,11 @@ def test_a_head_sorts_by_numbers_both_ways(opened):
     assert losses()[-1].startswith('nan')
   assert losses()[0].startswith('1.975')
   assert head.get_attribute('aria-sort') == 'none'
+  versus, apart = column(page, 'vs none')
+  for first in ('+0.100', '+0.250'):
+    versus.get_by_role('button').click()
+    assert apart()[0].startswith(first)
+    assert apart()[3:] == ['-', 'cannot tell']
   scheme, names = column(page, 'scheme')
   scheme.get_by_role('button').click()
   assert names()[2:4] == ['cycle:3', 'cycle:12']
@@ -327,6 +387,76 @@ def test_light_and_dark(opened):
   page.emulate_media(color_scheme='light')
   page.get_by_role('button', name='dark theme').click()
   assert brightness() < 60
+
+
+# Of all texts that are shown: what they say, their colour and what is behind.
+# Row numbers stand on colours of their own, see test_colours.py.
+TEXTS = """() => {
+  const found = [];
+  for (const element of document.querySelectorAll('body *')) {
+    const own = [...element.childNodes].filter((n) => n.nodeType === 3);
+    const text = own.map((n) => n.data).join('').trim();
+    const shown = element.checkVisibility() && !element.closest('.row, script');
+    if (!text || !shown) continue;
+    let opacity = 1, behind = null;
+    for (let e = element; e; e = e.parentElement) {
+      const style = getComputedStyle(e);
+      if (!behind) opacity *= Number(style.opacity);
+      if (style.backgroundColor !== 'rgba(0, 0, 0, 0)') {
+        behind ||= style.backgroundColor;
+      }
+    }
+    const { color, fill } = getComputedStyle(element);
+    const drawn = element instanceof SVGElement;
+    found.push([text, drawn ? fill : color, behind, opacity]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_every_text_can_be_read(opened, scheme):
+  page = opened(color_scheme=scheme)
+  for summary in page.locator('summary').all():
+    summary.click()
+  chart(page, 'loss').locator('.legend button').nth(1).click()
+  chart(page, 'loss').locator('.plot > svg').focus()
+  page.keyboard.press('ArrowRight')
+  texts = page.evaluate(TEXTS)
+  said = [text for text, *_ in texts]
+  assert {'Summary', 'stored', '20.0k', 'steps', 'every run', '50'} <= {*said}
+  assert any('optimizer steps' in text for text in said)
+  for text, colour, behind, opacity in texts:
+    assert opacity == 1, text
+    front, back = (
+      [int(part) for part in re.findall(r'\d+', c)[:3]]
+      for c in (colour, behind)
+    )
+    assert contrast(front, back) >= 4.5, (text, colour, behind)
+
+
+def test_what_is_printed(opened):
+  page = opened(color_scheme='dark')
+  page.emulate_media(media='print')
+  for shown in ('#summary', 'figure .plot > svg', '.legend', '.strips svg'):
+    assert page.locator(shown).first.is_visible()
+  for hidden in ('#theme', 'fieldset', '.hint', '.buttons', 'details'):
+    assert not page.locator(hidden).first.is_visible()
+  assert not page.get_by_role('heading', name='Details').is_visible()
+  ink, paper = (
+    [int(part) for part in re.findall(r'\d+', colour)]
+    for colour in page.evaluate(
+      '(({color, backgroundColor}) => [color, backgroundColor])'
+      '(getComputedStyle(document.body))'
+    )
+  )
+  assert np.mean(paper) > 240 and contrast(ink, paper) > 12
+  page.emulate_media(media='screen')
+  page.get_by_text('Versions').click()
+  page.emulate_media(media='print')
+  assert page.get_by_role('heading', name='Details').is_visible()
+  assert page.locator('details').last.is_visible()
+  assert not page.locator('details').first.is_visible()
 
 
 def test_a_phone_scrolls_tables_and_not_the_page(opened):

@@ -54,11 +54,11 @@ CAPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """One evaluation during training."""
+  """One loss during training."""
 
   step: int
   tokens: int  # seen so far
-  validation_loss: float  # nats per token
+  loss: float  # nats per target; not finite where the run diverged
 
 
 Curves = Mapping[tuple[str, int], Sequence[Point]]  # by scheme and seed
@@ -96,7 +96,8 @@ def draw_all(
   Returns:
     The path of each PNG by its name, a key of CAPTIONS.
   """
-  flops = {run.scheme: run.flops_per_token for run in results}
+  flops = {(run.scheme, run.seed): run.flops_per_token for run in results}
+  curves = {run: curve for run, curve in curves.items() if run in flops}
   figures = {
     'loss_vs_steps': _over_training(
       results, curves, 'optimizer steps', lambda _, point: point.step
@@ -105,7 +106,7 @@ def draw_all(
       results,
       curves,
       'training compute (FLOP)',
-      lambda scheme, point: point.tokens * flops[scheme],
+      lambda run, point: point.tokens * flops[run],
     ),
     'loss_vs_params': _against_params(results),
   }
@@ -119,27 +120,33 @@ def _over_training(
   results: Sequence[Result],
   curves: Curves,
   label: str,
-  place: Callable[[str, Point], float],
+  place: Callable[[tuple[str, int], Point], float],
 ) -> Figure:
   """Mean over seeds as a line, from the lowest to the highest as a band.
 
   The loss falls so fast at first that the axis is made for what comes later.
+
+  Args:
+    results: of the schemes, in order.
+    curves: the evaluations of each run, by scheme and seed.
+    label: of the axis.
+    place: (scheme, seed) and point -> where it is on the axis.
   """
   figure, axes = _axes(label)
   lines = {}
   late: list[float] = []
   for scheme, style in _styles(results).items():
-    runs = [
-      {point.step: point for point in curve}
-      for (name, _), curve in curves.items()
-      if name == scheme
-    ]
+    runs = {
+      run: {point.step: point for point in curve}
+      for run, curve in curves.items()
+      if run[0] == scheme
+    }
     # The steps that every seed reached: elsewhere the mean would change seeds.
-    steps = sorted(set.intersection(*map(set, runs))) if runs else []
+    steps = sorted(set.intersection(*map(set, runs.values()))) if runs else []
     if not steps:
       continue
-    x = [place(scheme, runs[0][step]) for step in steps]
-    y = np.array([[run[i].validation_loss for i in steps] for run in runs])
+    x = np.mean([[place(run, runs[run][i]) for i in steps] for run in runs], 0)
+    y = np.array([[run[i].loss for i in steps] for run in runs.values()])
     band = {'color': style['color'], 'alpha': 0.2, 'lw': 0}
     axes.fill_between(x, y.min(axis=0), y.max(axis=0), **band)
     every = max(1, len(steps) // 10)
@@ -215,7 +222,7 @@ def _axes(label: str) -> tuple[Figure, Axes]:
   figure = Figure(figsize=(7.2, 4.5), dpi=160, layout='constrained')
   axes = figure.add_subplot()
   axes.set_xlabel(label)
-  axes.set_ylabel('validation loss (nats per token)')
+  axes.set_ylabel('validation loss (nats per target)')
   axes.grid(color='#dddddd', lw=0.8)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)

@@ -8,7 +8,9 @@ class Chart {
   constructor(box, label) {
     this.box = box;
     this.clip = `clip-${(charts += 1)}`;
-    this.svg = make('svg', { role: 'img', tabindex: 0, 'aria-label': label });
+    this.svg = make('svg', { // an application gets its keys from screen readers
+      role: 'application', tabindex: 0, 'aria-label': label,
+    });
     this.tip = make('div', { class: 'tip', hidden: '' });
     this.told = make('p', { class: 'unseen', 'aria-live': 'polite' });
     this.picked = [];
@@ -82,6 +84,9 @@ class Chart {
         ...series.map((each) => (joined ? line : cloud)(each, spot)),
       ),
       joined ? '' : names(series, this),
+      series.some(({ points }) => points.length) ? '' : make('text', {
+        ...middle, x: (left + right) / 2, y: (top + bottom) / 2,
+      }, 'nothing to show'),
       this.cursor,
     );
     this.box.classList.toggle('zoomed', Boolean(this.view));

@@ -2,6 +2,7 @@
 
 // Where numbers lie on an axis, and how people read them.
 
+const COUNTS = ['', 'k', 'M', 'B', 'T']; // as the summary counts parameters
 const DECIMAL = ['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z'];
 const BINARY = ['', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi'];
 const TIMES = [[1, 's'], [60, 'min'], [3600, 'h']];
@@ -15,7 +16,8 @@ function counted(value, unit) {
   if (unit === 's') {
     return TIMES.findLast(([seconds]) => size >= 2 * seconds) || TIMES[0];
   }
-  const [base, names] = unit === 'B' ? [1024, BINARY] : [1000, DECIMAL];
+  const [base, names] = unit === 'B'
+    ? [1024, BINARY] : [1000, unit ? DECIMAL : COUNTS];
   let i = 0;
   while (size >= 0.9995 * base ** (i + 1) && i < names.length - 1) i += 1;
   return [base ** i, names[i] + unit];
