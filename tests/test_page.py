@@ -1,5 +1,6 @@
 """The report in a real browser: what it draws, and what one can do with it."""
 
+import dataclasses
 import math
 import re
 
@@ -87,9 +88,10 @@ def chromium():
 @pytest.fixture
 def opened(chromium, report):
   """Opens the report; at the end nothing may have gone wrong in it."""
-  told, asked, contexts = [], [], []
+  told, asked, contexts, addresses = [], [], [], set()
 
-  def open_page(size=browser.WIDE, **options):
+  def open_page(size=browser.WIDE, address=report, **options):
+    addresses.add(address)
     context = chromium.new_context(viewport=size, **options)
     contexts.append(context)
     page = context.new_page()
@@ -97,14 +99,14 @@ def opened(chromium, report):
     page.on('pageerror', lambda error: told.append(str(error)))
     page.on('dialog', lambda dialog: told.append(dialog.message))
     page.on('request', lambda request: asked.append(request.url))
-    page.goto(report)
+    page.goto(address)
     return page
 
   yield open_page
   for context in contexts:
     context.close()
   assert told == []
-  assert {url for url in asked if not url.startswith('data:')} == {report}
+  assert {url for url in asked if not url.startswith('data:')} == addresses
 
 
 def chart(page, name):
@@ -207,6 +209,66 @@ def test_hovering_tells_what_was_measured(opened):
   chart(page, 'front').locator('.series .mark').nth(1).hover()
   tip = chart(page, 'front').locator('.tip').inner_text()
   assert '1.8250 ± 0.0354' in tip and '346k' in tip and '6.59 MiB' in tip
+
+
+def test_numbers_of_any_size_have_short_texts(opened):
+  page = opened()
+  for value, unit, text in (
+    (0, '', '0'),
+    (3e-7, '', '3e-7'),
+    (12345, '', '12.3k'),
+    (7e9, '', '7B'),
+    (1.5e12, '', '1.5T'),
+    (1e30, '', '1e30'),
+    (1.3e18, 'FLOP', '1.3 EFLOP'),
+    (3 * 2**40, 'B', '3 TiB'),
+    (7200, 's', '2 h'),
+    (None, 's', '–'),
+  ):
+    assert page.evaluate('a => human(...a)', [value, unit]) == text
+  texts = 'a => ticks(...a).map(([value, text]) => text)'
+  assert page.evaluate(texts, [0, 1e30, 4]) == ['0', '0.5e30', '1.0e30']
+  assert page.evaluate(texts, [-1e-6, 1e-6, 2]) == ['-1e-6', '0', '1e-6']
+
+
+ODD = {
+  'none has a loss': [(math.nan, 0)],
+  'all is zero': [(0.0, 0), (0.0, 0)],
+  'one is huge': [(2.0, 2**30), (1e30, 2**60)],
+  'one alone': [(2.0, 1)],
+}
+
+
+@pytest.mark.parametrize('odd', ODD)
+def test_odd_numbers_are_drawn_or_left_out(opened, tmp_path, odd):
+  results = [
+    dataclasses.replace(
+      RESULTS[0],
+      scheme=str(place),
+      validation_loss=loss,
+      stored_params=max(size, 1),
+      flops_per_token=size,
+      tokens_per_second=size,
+      peak_memory_bytes=size,
+    )
+    for place, (loss, size) in enumerate(ODD[odd])
+  ]
+  curves = {
+    (run.scheme, 0): [Point(s, s, run.validation_loss) for s in (1, 2)]
+    for run in results
+  }
+  path = tmp_path / 'report.html'
+  html.write(path, results, curves, {}, {}, {}, {}, {})
+  page = opened(address=path.as_uri())
+  for choice in page.locator('fieldset input').all():
+    choice.evaluate('e => e.click()')
+    for name in ('loss', 'front'):
+      chart(page, name).locator('.plot > svg').press('ArrowRight')
+      assert len(ticks(chart(page, name))) >= 1
+      drawn = chart(page, name).locator('.plot').inner_html()
+      assert not re.search('NaN|Infinity|undefined|null', drawn)
+  empty = chart(page, 'front').get_by_text('nothing to show').count()
+  assert empty == (odd in ('none has a loss', 'all is zero'))  # of memory
 
 
 def test_keys_read_and_zoom(opened):

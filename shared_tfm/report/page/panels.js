@@ -10,7 +10,7 @@ const ACROSS = {
 };
 const finite = (value) => value !== null;
 const visible = (i) => shown[i];
-const digits = (loss) => loss.toFixed(4);
+const digits = (loss) => (loss < 1e6 ? loss.toFixed(4) : human(loss));
 const mean = (values) => values.reduce((a, b) => a + b) / values.length;
 
 function plusMinus([mean, spread], show) {

@@ -18,6 +18,10 @@ function counted(value, unit) {
   }
   const [base, names] = unit === 'B'
     ? [1024, BINARY] : [1000, unit ? DECIMAL : COUNTS];
+  if (!unit && size && (size < 1e-3 || size >= 1e15)) { // powers of ten
+    const power = Math.floor(Math.log10(size));
+    return [10 ** power, `e${power}`];
+  }
   let i = 0;
   while (size >= 0.9995 * base ** (i + 1) && i < names.length - 1) i += 1;
   return [base ** i, names[i] + unit];
@@ -49,7 +53,8 @@ function ticks(low, high, count, unit = '') {
 
 // Numbers for a logarithmic axis, all between the two and perhaps more.
 function rounds(unit, least, most) {
-  if (unit === 's') return SECONDS;
+  const known = SECONDS.filter((value) => value >= least && value <= most);
+  if (unit === 's' && known.length > 1) return known;
   const fine = most / least < 20 ? [1, 1.5, 2, 3, 5, 7] : [1, 2, 5];
   const [base, parts] = unit === 'B' ? [2, [1]] : [10, fine];
   const power = (value) => Math.floor(Math.log(value) / Math.log(base));
