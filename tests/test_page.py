@@ -319,6 +319,20 @@ def test_zoom_by_drag_wheel_and_buttons(opened):
   assert page.evaluate('scrollY') < top
 
 
+def test_what_is_left_of_a_chart_has_room(opened):
+  for size in (browser.WIDE, browser.PHONE):
+    page = opened(size)
+    for name in ('loss', 'front'):
+      figure, lengths = chart(page, name), set()
+      for _ in range(14):
+        title = figure.locator('.title').nth(1).bounding_box()
+        boxes = [t.bounding_box() for t in figure.locator('.grid .y').all()]
+        assert min(box['x'] for box in boxes) > title['x'] + title['width']
+        lengths.add(max(map(len, ticks(figure, 'y'))))
+        figure.get_by_role('button', name='Zoom in').click()
+      assert len(lengths) >= 3
+
+
 def test_two_fingers_zoom(opened):
   page = opened(browser.PHONE, has_touch=True, is_mobile=True)
   loss = chart(page, 'loss')

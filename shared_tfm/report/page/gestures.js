@@ -1,7 +1,7 @@
 // How a chart is pointed at, dragged, pinched, and moved by keys.
 
 const CLICK = 8; // pixels that a drag must be longer than
-const STEP = 60; // pixels that a key moves
+const STEP = 1 / 16; // of what is seen, that a key moves
 const ARROWS = { // to what lies there
   ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1],
 };
@@ -136,8 +136,11 @@ function follow(chart) {
     chart.zoom(moved(chart.axes, at, at, factor));
   }
 
-  function move([across, up]) {
-    chart.zoom(moved(chart.axes, [0, 0], [-STEP * across, STEP * up], 1));
+  function move(ways) {
+    chart.zoom(chart.axes.map(({ low, high }, i) => {
+      const by = STEP * ways[i] * (high - low);
+      return [low + by, high + by];
+    }));
   }
   return closer;
 }

@@ -43,7 +43,8 @@ function ticks(low, high, count, unit = '') {
   const step = power * [1, 2, 5, 10].find((m) => m * power >= rough * 0.999);
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const found = [];
-  for (let i = Math.ceil(low / size / step); i * step * size <= high; i += 1) {
+  const last = Math.floor(high / size / step + 1e-9);
+  for (let i = Math.ceil(low / size / step - 1e-9); i <= last; i += 1) {
     const text = (i * step).toFixed(Math.min(digits, 12));
     const full = unit ? `${text} ${name}` : text + name;
     found.push([i * step * size, i === 0 ? '0' : full]);
