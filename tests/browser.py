@@ -35,9 +35,7 @@ def started(program: str) -> Iterator[Any]:
   from playwright.sync_api import sync_playwright
 
   environment = dict(os.environ)
-  if (
-    pathlib.Path(program).parent == OURS
-  ):  # it brings what a bare machine lacks
+  if pathlib.Path(program).parent == OURS:  # with what a bare machine lacks
     libraries = OURS / 'al2023' / 'lib'
     environment['LD_LIBRARY_PATH'] = str(libraries)
     if not pathlib.Path('/etc/fonts').exists():

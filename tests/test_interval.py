@@ -86,12 +86,14 @@ def test_the_column_of_verdicts():
     columns.Summary('a', 6, {}, Difference(0.1234, 0.09, 0.15)),
     columns.Summary('b', 6, {}, Difference(-0.1, -0.2, -0.05)),
     columns.Summary('c', 2, {}, Difference(0.1)),
+    columns.Summary('d', 6, {}, Difference(math.nan)),
   ]
   assert [columns.versus(row) for row in rows] == [
     '-',
     '+0.123 [+0.090, +0.150] worse',
     '-0.100 [-0.200, -0.050] better',
     '+0.100 cannot tell',
+    'cannot tell',
   ]
   titles = [column.title for column in tables.columns(rows)]
   place = titles.index('vs none')

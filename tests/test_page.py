@@ -1,5 +1,6 @@
 """The report in a real browser: what it draws, and what one can do with it."""
 
+import dataclasses
 import math
 import re
 
@@ -7,6 +8,7 @@ import browser
 import matplotlib.image
 import numpy as np
 import pytest
+from test_colours import contrast
 
 from shared_tfm.report import html, plots
 from shared_tfm.report.plots import Point
@@ -42,13 +44,16 @@ RESULTS = [
   for scheme, (stored, loss) in SCHEMES.items()
   for seed in range(2)
 ]
-CURVES = {
-  (run.scheme, run.seed): [
-    Point(step, 512 * step, run.validation_loss + 3 / (step + 1))
-    for step in STEPS
-  ]
-  for run in RESULTS
-}
+CURVES, TRAINING = (
+  {
+    (run.scheme, run.seed): [
+      Point(step, 512 * step, run.validation_loss + off + 3 / (step + 1))
+      for step in steps
+    ]
+    for run in RESULTS
+  }
+  for off, steps in ((0, STEPS), (0.5, STEPS[1:]))
+)
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +68,10 @@ def report(tmp_path_factory):
   }
   path = folder / 'report.html'
   config = {'data': {'path': EVIL, 'long': 'x' * 400}}
-  html.write(path, RESULTS, CURVES, owners, pictures, config, {EVIL: EVIL})
+  versions = {EVIL: EVIL}
+  html.write(
+    path, RESULTS, CURVES, TRAINING, owners, pictures, config, versions
+  )
   return path.as_uri()
 
 
@@ -80,9 +88,10 @@ def chromium():
 @pytest.fixture
 def opened(chromium, report):
   """Opens the report; at the end nothing may have gone wrong in it."""
-  told, asked, contexts = [], [], []
+  told, asked, contexts, addresses = [], [], [], set()
 
-  def open_page(size=browser.WIDE, **options):
+  def open_page(size=browser.WIDE, address=report, **options):
+    addresses.add(address)
     context = chromium.new_context(viewport=size, **options)
     contexts.append(context)
     page = context.new_page()
@@ -90,14 +99,14 @@ def opened(chromium, report):
     page.on('pageerror', lambda error: told.append(str(error)))
     page.on('dialog', lambda dialog: told.append(dialog.message))
     page.on('request', lambda request: asked.append(request.url))
-    page.goto(report)
+    page.goto(address)
     return page
 
   yield open_page
   for context in contexts:
     context.close()
   assert told == []
-  assert {url for url in asked if not url.startswith('data:')} == {report}
+  assert {url for url in asked if not url.startswith('data:')} == addresses
 
 
 def chart(page, name):
@@ -153,6 +162,10 @@ def test_charts_have_every_line_and_point(opened):
   cells = page.locator('.strips .cell')
   assert cells.count() == 12 * len(SCHEMES)
   assert cells.nth(1).get_attribute('fill') == plots.row_colour(1)
+  told = page.locator('.strips svg').first.get_attribute('aria-label')
+  assert told == (
+    f'Owner tables of none; attention: 0 1 2 0 1 2; {EVIL}: ~ ~ ~ ~ ~ ~'
+  )
 
 
 def test_the_front_is_that_of_the_pictures(opened):
@@ -198,10 +211,70 @@ def test_hovering_tells_what_was_measured(opened):
   assert '1.8250 ± 0.0354' in tip and '346k' in tip and '6.59 MiB' in tip
 
 
+def test_numbers_of_any_size_have_short_texts(opened):
+  page = opened()
+  for value, unit, text in (
+    (0, '', '0'),
+    (3e-7, '', '3e-7'),
+    (12345, '', '12.3k'),
+    (7e9, '', '7B'),
+    (1.5e12, '', '1.5T'),
+    (1e30, '', '1e30'),
+    (1.3e18, 'FLOP', '1.3 EFLOP'),
+    (3 * 2**40, 'B', '3 TiB'),
+    (7200, 's', '2 h'),
+    (None, 's', '–'),
+  ):
+    assert page.evaluate('a => human(...a)', [value, unit]) == text
+  texts = 'a => ticks(...a).map(([value, text]) => text)'
+  assert page.evaluate(texts, [0, 1e30, 4]) == ['0', '0.5e30', '1.0e30']
+  assert page.evaluate(texts, [-1e-6, 1e-6, 2]) == ['-1e-6', '0', '1e-6']
+
+
+ODD = {
+  'none has a loss': [(math.nan, 0)],
+  'all is zero': [(0.0, 0), (0.0, 0)],
+  'one is huge': [(2.0, 2**30), (1e30, 2**60)],
+  'one alone': [(2.0, 1)],
+}
+
+
+@pytest.mark.parametrize('odd', ODD)
+def test_odd_numbers_are_drawn_or_left_out(opened, tmp_path, odd):
+  results = [
+    dataclasses.replace(
+      RESULTS[0],
+      scheme=str(place),
+      validation_loss=loss,
+      stored_params=max(size, 1),
+      flops_per_token=size,
+      tokens_per_second=size,
+      peak_memory_bytes=size,
+    )
+    for place, (loss, size) in enumerate(ODD[odd])
+  ]
+  curves = {
+    (run.scheme, 0): [Point(s, s, run.validation_loss) for s in (1, 2)]
+    for run in results
+  }
+  path = tmp_path / 'report.html'
+  html.write(path, results, curves, {}, {}, {}, {}, {})
+  page = opened(address=path.as_uri())
+  for choice in page.locator('fieldset input').all():
+    choice.evaluate('e => e.click()')
+    for name in ('loss', 'front'):
+      chart(page, name).locator('.plot > svg').press('ArrowRight')
+      assert len(ticks(chart(page, name))) >= 1
+      drawn = chart(page, name).locator('.plot').inner_html()
+      assert not re.search('NaN|Infinity|undefined|null', drawn)
+  empty = chart(page, 'front').get_by_text('nothing to show').count()
+  assert empty == (odd in ('none has a loss', 'all is zero'))  # of memory
+
+
 def test_keys_read_and_zoom(opened):
   page = opened()
   loss = chart(page, 'loss')
-  before = ticks(loss)
+  before, heights = ticks(loss), ticks(loss, 'y')
   loss.locator('.plot > svg').focus()
   for _ in range(3):
     page.keyboard.press('ArrowRight')
@@ -211,6 +284,13 @@ def test_keys_read_and_zoom(opened):
   assert ticks(loss) != before
   page.keyboard.press('0')
   assert ticks(loss) == before
+  page.keyboard.press('Shift+ArrowRight')
+  assert (ticks(loss)[0], ticks(loss, 'y')) == ('50', heights)
+  page.keyboard.press('Shift+ArrowUp')
+  assert ticks(loss, 'y')[-1] > heights[-1]
+  page.keyboard.press('Shift+ArrowLeft')
+  page.keyboard.press('Shift+ArrowDown')
+  assert (ticks(loss), ticks(loss, 'y')) == (before, heights)
 
 
 def test_zoom_by_drag_wheel_and_buttons(opened):
@@ -237,6 +317,20 @@ def test_zoom_by_drag_wheel_and_buttons(opened):
   page.mouse.wheel(0, -100)
   page.wait_for_timeout(200)
   assert page.evaluate('scrollY') < top
+
+
+def test_what_is_left_of_a_chart_has_room(opened):
+  for size in (browser.WIDE, browser.PHONE):
+    page = opened(size)
+    for name in ('loss', 'front'):
+      figure, lengths = chart(page, name), set()
+      for _ in range(14):
+        title = figure.locator('.title').nth(1).bounding_box()
+        boxes = [t.bounding_box() for t in figure.locator('.grid .y').all()]
+        assert min(box['x'] for box in boxes) > title['x'] + title['width']
+        lengths.add(max(map(len, ticks(figure, 'y'))))
+        figure.get_by_role('button', name='Zoom in').click()
+      assert len(lengths) >= 3
 
 
 def test_two_fingers_zoom(opened):
@@ -287,6 +381,43 @@ def test_what_is_drawn_can_be_chosen(opened):
   assert front.locator('path.front').get_attribute('d').count('V') == 2
   button.dblclick()
   assert loss.locator('.series .line').count() == 2
+  assert loss.get_by_text('nothing to show').count() == 0
+  button.click()
+  assert loss.get_by_text('nothing to show').is_visible()
+
+
+def test_training_losses_are_a_second_choice(opened):
+  page = opened()
+  loss = chart(page, 'loss')
+  titles = loss.locator('.title')
+  assert titles.nth(1).text_content() == 'validation loss (nats per target)'
+  loss.get_by_text('training', exact=True).click()
+  assert titles.nth(1).text_content() == 'training loss (nats per target)'
+  lines = [
+    path.get_attribute('d') for path in loss.locator('.series .line').all()
+  ]
+  assert [len(numbers(path)) if path else 0 for path in lines] == [20] * 4 + [0]
+  loss.locator('.plot > svg').focus()
+  page.keyboard.press('ArrowLeft')
+  tip = loss.locator('.tip').inner_text()
+  low, high = (1.7 + 0.5 + 0.05 * seed + 3 / 201 for seed in range(2))
+  told = f'{(low + high) / 2:.4f}\t{low:.4f} to {high:.4f}'
+  assert tip.startswith('200 optimizer steps') and f'none\t{told}' in tip
+  loss.get_by_text('validation', exact=True).click()
+  assert (
+    len(numbers(loss.locator('.series .line').first.get_attribute('d'))) == 21
+  )
+
+
+def test_a_mean_lies_at_the_mean_of_its_seeds(opened):
+  page = opened()
+  lines = [
+    {'scheme': 0, 'steps': [1, 2], 'tokens': [10, 20], 'loss': [3, 2]},
+    {'scheme': 0, 'steps': [2, 3], 'tokens': [30, 40], 'loss': [4, None]},
+  ]
+  averaged = page.evaluate('lines => averaged(lines, "tokens")[0]', lines)
+  point = {'step': 2, 'x': 25, 'y': 3, 'low': 2, 'high': 4}
+  assert averaged['points'] == [point]
 
 
 def test_a_head_sorts_by_numbers_both_ways(opened):
@@ -304,6 +435,11 @@ def test_a_head_sorts_by_numbers_both_ways(opened):
     assert losses()[-1].startswith('nan')
   assert losses()[0].startswith('1.975')
   assert head.get_attribute('aria-sort') == 'none'
+  versus, apart = column(page, 'vs none')
+  for first in ('+0.100', '+0.250'):
+    versus.get_by_role('button').click()
+    assert apart()[0].startswith(first)
+    assert apart()[3:] == ['-', 'cannot tell']
   scheme, names = column(page, 'scheme')
   scheme.get_by_role('button').click()
   assert names()[2:4] == ['cycle:3', 'cycle:12']
@@ -327,6 +463,76 @@ def test_light_and_dark(opened):
   page.emulate_media(color_scheme='light')
   page.get_by_role('button', name='dark theme').click()
   assert brightness() < 60
+
+
+# Of all texts that are shown: what they say, their colour and what is behind.
+# Row numbers stand on colours of their own, see test_colours.py.
+TEXTS = """() => {
+  const found = [];
+  for (const element of document.querySelectorAll('body *')) {
+    const own = [...element.childNodes].filter((n) => n.nodeType === 3);
+    const text = own.map((n) => n.data).join('').trim();
+    const shown = element.checkVisibility() && !element.closest('.row, script');
+    if (!text || !shown) continue;
+    let opacity = 1, behind = null;
+    for (let e = element; e; e = e.parentElement) {
+      const style = getComputedStyle(e);
+      if (!behind) opacity *= Number(style.opacity);
+      if (style.backgroundColor !== 'rgba(0, 0, 0, 0)') {
+        behind ||= style.backgroundColor;
+      }
+    }
+    const { color, fill } = getComputedStyle(element);
+    const drawn = element instanceof SVGElement;
+    found.push([text, drawn ? fill : color, behind, opacity]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_every_text_can_be_read(opened, scheme):
+  page = opened(color_scheme=scheme)
+  for summary in page.locator('summary').all():
+    summary.click()
+  chart(page, 'loss').locator('.legend button').nth(1).click()
+  chart(page, 'loss').locator('.plot > svg').focus()
+  page.keyboard.press('ArrowRight')
+  texts = page.evaluate(TEXTS)
+  said = [text for text, *_ in texts]
+  assert {'Summary', 'stored', '20.0k', 'steps', 'every run', '50'} <= {*said}
+  assert any('optimizer steps' in text for text in said)
+  for text, colour, behind, opacity in texts:
+    assert opacity == 1, text
+    front, back = (
+      [int(part) for part in re.findall(r'\d+', c)[:3]]
+      for c in (colour, behind)
+    )
+    assert contrast(front, back) >= 4.5, (text, colour, behind)
+
+
+def test_what_is_printed(opened):
+  page = opened(color_scheme='dark')
+  page.emulate_media(media='print')
+  for shown in ('#summary', 'figure .plot > svg', '.legend', '.strips svg'):
+    assert page.locator(shown).first.is_visible()
+  for hidden in ('#theme', 'fieldset', '.hint', '.buttons', 'details'):
+    assert not page.locator(hidden).first.is_visible()
+  assert not page.get_by_role('heading', name='Details').is_visible()
+  ink, paper = (
+    [int(part) for part in re.findall(r'\d+', colour)]
+    for colour in page.evaluate(
+      '(({color, backgroundColor}) => [color, backgroundColor])'
+      '(getComputedStyle(document.body))'
+    )
+  )
+  assert np.mean(paper) > 240 and contrast(ink, paper) > 12
+  page.emulate_media(media='screen')
+  page.get_by_text('Versions').click()
+  page.emulate_media(media='print')
+  assert page.get_by_role('heading', name='Details').is_visible()
+  assert page.locator('details').last.is_visible()
+  assert not page.locator('details').first.is_visible()
 
 
 def test_a_phone_scrolls_tables_and_not_the_page(opened):

@@ -15,7 +15,14 @@ from matplotlib.colors import to_rgb
 
 from shared_tfm import files
 from shared_tfm.errors import BadInput
-from shared_tfm.report import columns, html, plots, results_file, tables
+from shared_tfm.report import (
+  charts,
+  columns,
+  html,
+  plots,
+  results_file,
+  tables,
+)
 from shared_tfm.report.plots import Point
 from shared_tfm.report.results_file import Result
 
@@ -238,6 +245,13 @@ def test_counts_are_shown_with_three_digits(value, shown):
   assert columns.COLUMNS[1].cell(row) == shown
 
 
+def test_a_perplexity_has_few_digits():
+  for value, shown in ((21.456, '21.46'), (1e300, '1e+300')):
+    runs = [dataclasses.replace(ONE, scores={'perplexity': value})]
+    (row,) = tables.summary(runs)
+    assert columns.SCORES['perplexity'].cell(row) == shown
+
+
 def marked(results):
   rows = tables.summary(results)
   return {c.field: html.best(rows, c) for c in tables.columns(rows)}
@@ -276,10 +290,47 @@ def test_few_seeds_mark_only_what_is_counted():
     assert best['bits_per_byte'] == best['peak_memory_bytes'] == set()
 
 
-def test_a_diverged_run_is_not_the_best():
+def test_a_diverged_run_is_not_the_best_and_marks_no_other():
+  """No interval tells what is left apart, where it is the only one or all."""
   nan = {'bits_per_byte': math.nan}
-  lost = [dataclasses.replace(r, scores=nan) for r in RESULTS[:2]]
-  assert marked([*lost, *RESULTS[2:]])['bits_per_byte'] == {'cycle:3'}
+  lost = [
+    dataclasses.replace(r, scores=nan, validation_loss=math.nan)
+    for r in RESULTS[:2]
+  ]
+  best = marked([*lost, *RESULTS[2:]])
+  assert best['bits_per_byte'] == best['validation_loss'] == set()
+  lost = [
+    dataclasses.replace(r, scheme='lost', validation_loss=math.nan)
+    for r in RESULTS[:2]
+  ]
+  assert marked([*lost, *RESULTS])['validation_loss'] == set()
+  seeds = seeded(off=0.01)
+  assert marked([*seeds, *lost])['validation_loss'] == {'none'}
+
+
+def test_the_note_says_who_diverged():
+  lost = dataclasses.replace(
+    RESULTS[1], validation_loss=math.nan, train_loss=math.nan, scores={}
+  )
+  rows = tables.summary([ONE, lost, *RESULTS[2:]])
+  note = tables.note(rows)
+  assert note.startswith('unigram entropy 4.810 bits per byte;')
+  assert note.endswith('; diverged, so without a mean: none (1 of 2 seeds)')
+  cells = tables.render(rows).splitlines()[2]
+  assert cells.count(' nan |') == 3 and 'nan ±' not in cells
+
+
+def test_the_note_of_few_and_of_more_seeds():
+  rows = tables.summary([*seeded(off=0.1), *(extra(seed) for seed in range(3))])
+  note = tables.note(rows)
+  assert '3 to 6 seeds for each scheme' in note and '; vs none: ' in note
+  assert note.endswith('; fewer than 4 seeds tell no schemes apart')
+  assert columns.versus(rows[1]).endswith(' worse')
+  assert columns.versus(rows[2]).endswith(' cannot tell')
+
+
+def extra(seed):
+  return dataclasses.replace(ONE, scheme='few', seed=seed)
 
 
 def test_a_score_that_some_schemes_lack_is_not_made_up(tmp_path):
@@ -441,6 +492,7 @@ def page(tmp_path, results=RESULTS, owners=OWNERS, config=None):
     path,
     results,
     CURVES,
+    {},
     owners,
     pictures,
     config or {'model': {'num_layers': 6}},
@@ -522,9 +574,11 @@ def test_what_the_charts_draw_is_what_was_measured(tmp_path):
   lost = dataclasses.replace(RESULTS[3], validation_loss=math.nan)
   data = embedded(page(tmp_path, [*RESULTS[:3], lost]))
   assert [scheme['name'] for scheme in data['schemes']] == ['none', 'cycle:3']
-  assert [run['scheme'] for run in data['curves']] == [0, 0, 1, 1]
-  assert data['curves'][2]['steps'] == [0, 50, 100]
-  assert data['curves'][2]['flops'] == [0, 25_600 * 7.4e6, 51_200 * 7.4e6]
+  lines = data['curves']['validation']
+  assert [run['scheme'] for run in lines] == [0, 0, 1, 1]
+  assert lines[2]['steps'] == [0, 50, 100]
+  assert lines[2]['flops'] == [0, 25_600 * 7.4e6, 51_200 * 7.4e6]
+  assert data['curves']['training'] == []
   none, cycle = data['points']
   assert none['loss'] == pytest.approx([1.7, 0.2 / 2**0.5])
   assert none['params'] == [1_234_567, 0]
@@ -534,3 +588,23 @@ def test_what_the_charts_draw_is_what_was_measured(tmp_path):
   )
   assert none['memory'] == [210 * 2**20, 0]
   assert cycle['loss'] == [None, None]
+
+
+def test_a_run_counts_its_own_flops():
+  dear = dataclasses.replace(RESULTS[1], flops_per_token=10_000_000)
+  data = charts.data([ONE, dear], CURVES, CURVES)
+  for line, each in zip(data['curves']['training'], (7.4e6, 1e7), strict=True):
+    assert line['flops'] == [0, 25_600 * each, 51_200 * each]
+    assert (line['scheme'], line['tokens']) == (0, [0, 25_600, 51_200])
+
+
+def test_many_training_losses_become_means_of_windows():
+  long = [Point(10 * i, 100 * i, float(i)) for i in range(1, 8)]
+  long[5] = dataclasses.replace(long[5], loss=math.nan)
+  thin = charts.thinned({('a', 0): long, ('a', 1): long[:3]}, 3)
+  assert thin['a', 1] == [Point(30, 300, 2.0)]  # 7 are not in 3 windows of 2
+  first, lost, last = thin['a', 0]
+  assert (first, last) == (Point(30, 300, 2.0), Point(70, 700, 7.0))
+  assert lost.step == 60 and math.isnan(lost.loss)
+  assert charts.thinned({('a', 0): long[:5]}, 5) == {('a', 0): long[:5]}
+  assert charts.thinned({('a', 0): []}) == {('a', 0): []}

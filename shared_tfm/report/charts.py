@@ -6,14 +6,17 @@ against what it cost. What was not measured, or is not finite, is None.
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from shared_tfm.report import results_file
-from shared_tfm.report.plots import EARLY, LINES, MARKERS, Curves
+from shared_tfm.report.plots import EARLY, LINES, MARKERS, Curves, Point
 from shared_tfm.report.results_file import Result
+
+MOST = 400  # points of a curve of training losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,40 +47,40 @@ COSTS = (
 )
 
 
-def data(results: Sequence[Result], curves: Curves) -> dict[str, Any]:
+def data(
+  results: Sequence[Result], curves: Curves, training: Curves
+) -> dict[str, Any]:
   """Schemes, their curves and their points.
 
   Args:
     results: at least one.
-    curves: the evaluations of each run, by scheme and seed; those of schemes
+    curves: the evaluations of each run, by scheme and seed; those of runs
       without a result are left out.
+    training: the training losses of each run, so too.
 
   Returns:
     `schemes`, in order of first appearance, each a name with a colour and a
-    marker; `curves`, one for each run; `costs`; and `points`, one for each
-    scheme: `loss` and each cost as (mean, sample standard deviation).
+    marker; `curves`, of `validation` and of `training`, each a list of one for
+    each run; `costs`; and `points`, one for each scheme: `loss` and each cost
+    as (mean, sample standard deviation).
   """
   groups = results_file.schemes(results)
   places = {scheme: place for place, scheme in enumerate(groups)}
-  flops = {run.scheme: run.flops_per_token for run in results}
+  losses = {'validation': curves, 'training': thinned(training)}
   return {
     'early': EARLY,
     'schemes': [
       {'name': name, 'hue': hue(place), 'mark': MARKERS[place % len(MARKERS)]}
       for name, place in places.items()
     ],
-    'curves': [
-      {
-        'scheme': places[scheme],
-        'seed': seed,
-        'steps': [point.step for point in curve],
-        'tokens': [point.tokens for point in curve],
-        'flops': [point.tokens * flops[scheme] for point in curve],
-        'loss': [_finite(point.validation_loss) for point in curve],
-      }
-      for (scheme, seed), curve in curves.items()
-      if scheme in places
-    ],
+    'curves': {
+      name: [
+        _line(run, places[run.scheme], found[run.scheme, run.seed])
+        for run in results
+        if (run.scheme, run.seed) in found
+      ]
+      for name, found in losses.items()
+    },
     'costs': [
       {'name': cost.name, 'title': cost.title, 'unit': cost.unit}
       for cost in COSTS
@@ -90,6 +93,38 @@ def data(results: Sequence[Result], curves: Curves) -> dict[str, Any]:
       }
       for runs in groups.values()
     ],
+  }
+
+
+def thinned(training: Curves, most: int = MOST) -> Curves:
+  """Curves of at most so many points, each the mean of some in a row.
+
+  All have windows of one length, so that seeds keep steps in common. What was
+  logged is the mean since the last time, so that this is one over longer.
+  """
+  longest = max(map(len, training.values()), default=0)
+  window = max(math.ceil(longest / most), 1)
+  return {
+    run: [
+      dataclasses.replace(
+        curve[min(start + window, len(curve)) - 1],
+        loss=statistics.fmean(p.loss for p in curve[start : start + window]),
+      )
+      for start in range(0, len(curve), window)
+    ]
+    for run, curve in training.items()
+  }
+
+
+def _line(run: Result, place: int, curve: Sequence[Point]) -> dict[str, Any]:
+  """A curve of one run; losses in nats per target."""
+  return {
+    'scheme': place,
+    'seed': run.seed,
+    'steps': [point.step for point in curve],
+    'tokens': [point.tokens for point in curve],
+    'flops': [point.tokens * run.flops_per_token for point in curve],
+    'loss': [_finite(point.loss) for point in curve],
   }
 
 

@@ -4,6 +4,7 @@ What a task measures besides its loss has a `Column` in SCORES.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ class Stat:
   One seed has no spread, which is not the same as a spread of 0.
   """
 
-  mean: float
+  mean: float  # nan where a run diverged
   spread: float | None
   by_seed: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
@@ -56,6 +57,11 @@ def _human(units: Sequence[str], base: int = 1000) -> Callable[..., str]:
   return show
 
 
+def _perplexity(value: float, like: float) -> str:
+  """Two places, or three digits of what is large: it may have hundreds."""
+  return f'{value:.2f}' if abs(like) < 1e5 else f'{value:.3g}'
+
+
 _ratio = '{0:.2f}'.format
 _loss = '{0:.3f}'.format
 _params = _human(['', 'k', 'M', 'B', 'T'])
@@ -81,7 +87,7 @@ class Column:
     if stat is None:
       return '-'
     text = self.show(stat.mean, stat.mean)
-    if self.spread and stat.spread is not None:
+    if self.spread and stat.spread is not None and not math.isnan(stat.mean):
       text += f' ± {self.show(stat.spread, stat.mean)}'
     return text
 
@@ -101,10 +107,12 @@ def versus(row: Summary) -> str:
   """The difference to the first row, such as '+0.12 [+0.09, +0.15] worse'."""
   if row.versus is None:
     return '-'
-  d, interval = row.versus, ''
+  d, numbers = row.versus, ''
+  if not math.isnan(d.mean):
+    numbers = f'{d.mean:+.3f} '
   if d.low is not None:
-    interval = f' [{d.low:+.3f}, {d.high:+.3f}]'
-  return f'{d.mean:+.3f}{interval} {d.verdict(min)}'
+    numbers += f'[{d.low:+.3f}, {d.high:+.3f}] '
+  return numbers + d.verdict(min)
 
 
 def adjusted(row: Summary) -> str:
@@ -122,8 +130,8 @@ SCORES = {
   for column in (
     Column('bits/byte', 'bits_per_byte', _loss, min),
     Column('unigram', 'unigram_bits_per_byte', _loss, None),
-    Column('perplexity', 'perplexity', _ratio, min),
-    Column('perplexity/word', 'word_perplexity', _ratio, min),
+    Column('perplexity', 'perplexity', _perplexity, min),
+    Column('perplexity/word', 'word_perplexity', _perplexity, min),
     _score('accuracy', 'accuracy'),
     _score('top-5', 'top_5_accuracy'),
     _score('order', 'order_accuracy'),

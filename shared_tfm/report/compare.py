@@ -178,7 +178,10 @@ def report(
   """Writes the summary, the plots and the HTML page of finished runs."""
   summary = tables.render(tables.summary(results))
   files.replace(workdir / 'summary.md', summary + '\n')
-  curves = {(one.scheme, one.seed): _curve(one) for one in planned}
+  curves, training = (
+    {(one.scheme, one.seed): _curve(one, kind) for one in planned}
+    for kind in ('validation', 'train')
+  )
   described = {
     one.scheme: accounting.describe(one.config)['owners'] for one in planned
   }
@@ -193,6 +196,7 @@ def report(
     workdir / 'report.html',
     results,
     curves,
+    training,
     owners,
     drawn,
     dataclasses.asdict(planned[0].config),
@@ -208,9 +212,10 @@ def versions() -> dict[str, str]:
   }
 
 
-def _curve(one: Run) -> list[plots.Point]:
+def _curve(one: Run, kind: str) -> list[plots.Point]:
+  """The losses of one kind that a run has logged."""
   return [
     plots.Point(line['step'], line['tokens'], trained.number(line['loss']))
     for line in log.read(one.folder)
-    if line['kind'] == 'validation'
+    if line['kind'] == kind
   ]

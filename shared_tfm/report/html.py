@@ -18,7 +18,7 @@ import jinja2
 
 from shared_tfm import files
 from shared_tfm.report import charts, results_file, tables
-from shared_tfm.report.columns import Column, Said, Stat, Summary
+from shared_tfm.report.columns import Column, Said, Summary
 from shared_tfm.report.interval import difference
 from shared_tfm.report.plots import (
   CAPTIONS,
@@ -41,7 +41,7 @@ _TEMPLATES = jinja2.Environment(
 # In this order: each uses those before it.
 SCRIPTS = 'scales', 'marks', 'chart', 'gestures', 'panels', 'tables', 'report'
 CHARTS = {  # those that scripts draw
-  'loss': 'Validation loss over training',
+  'loss': 'Loss over training',
   'front': 'Validation loss against cost',
 }
 
@@ -50,6 +50,7 @@ def write(
   path: Path,
   results: Sequence[Result],
   curves: Curves,
+  training: Curves,
   owners: Owners,
   plots: Mapping[str, Path],
   config: Mapping[str, Any],
@@ -61,6 +62,7 @@ def write(
     path: the HTML file; its folder must exist.
     results: at least one.
     curves: the evaluations of each run, by scheme and seed.
+    training: the training losses of each run, so too.
     owners: by scheme and component, the stored row of each layer.
     plots: PNG files by name, as `draw_all` returns them.
     config: nested fields.
@@ -74,7 +76,7 @@ def write(
     script=script,
     style=style,
     policy=_policy(script, style),
-    data=charts.data(results, curves),
+    data=charts.data(results, curves, training),
     charts=CHARTS,
     columns=columns,
     rows=rows,
@@ -103,24 +105,23 @@ def best(rows: Sequence[Summary], column: Column | Said) -> set[str]:
 
   Of what is counted, the best. Of what is measured, the best and all that its
   interval does not tell from it; see interval.py. None stand out where nothing
-  has a direction, or where all are alike.
+  has a direction, where all are alike, or where all others diverged.
   """
-  stats = {
-    row.scheme: row.stats[column.field]
+  known = {
+    row.scheme: stat
     for row in rows
-    if column.field in row.stats
+    if (stat := row.stats.get(column.field)) and not math.isnan(stat.mean)
   }
-  known = {name: s for name, s in stats.items() if not math.isnan(s.mean)}
-  if column.better is None or not known:
+  better = column.better
+  if better is None or not known:
     return set()
-  top = known[column.better(known, key=lambda name: known[name].mean)]
-  chosen = {
-    name
-    for name, stat in known.items()
-    if stat.mean == top.mean
-    or (column.measured and not _told(stat, top, column))
-  }
-  return chosen if len(chosen) < len(stats) else set()
+  top = known[better(known, key=lambda name: known[name].mean)]
+  chosen = set()
+  for name, stat in known.items():
+    apart = difference(stat.by_seed, top.by_seed).verdict(better) == 'worse'
+    if stat.mean == top.mean or (column.measured and not apart):
+      chosen.add(name)
+  return chosen if len(chosen) < len(known) else set()
 
 
 def _text(name: str) -> str:
@@ -149,19 +150,13 @@ def _hash(text: str) -> str:
   return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _told(stat: Stat, top: Stat, column: Column | Said) -> bool:
-  """Whether an interval says that one is worse than the best."""
-  apart = difference(stat.by_seed, top.by_seed)
-  return apart.verdict(column.better or min) == 'worse'
-
-
 def _data_uri(png: Path) -> str:
   return 'data:image/png;base64,' + base64.b64encode(png.read_bytes()).decode()
 
 
 def _by_step(curves: Curves) -> dict[int, list[float | None]]:
   """The validation loss of every run at each step, None where it has none."""
-  runs = [{p.step: p.validation_loss for p in run} for run in curves.values()]
+  runs = [{p.step: p.loss for p in run} for run in curves.values()]
   steps = sorted({step for run in runs for step in run})
   return {step: [run.get(step) for run in runs] for step in steps}
 

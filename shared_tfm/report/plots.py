@@ -1,8 +1,9 @@
 """Pictures of a comparison: three plots of loss, and owner tables as strips.
 
 A scheme keeps its colour and its marker in every plot; a stored row keeps its
-colour in every strip. Both palettes can be told apart by colour-blind readers
-(Okabe & Ito for lines, Paul Tol's 'light' behind black numbers).
+colour in every strip. Colour-blind readers can tell lines apart, which have
+three times the contrast of the page or more (after Okabe & Ito), and rows, on
+which numbers are black (Paul Tol's 'light').
 """
 
 import dataclasses
@@ -23,22 +24,22 @@ from shared_tfm.report import results_file, tables
 from shared_tfm.report.results_file import Result
 
 LINES = (
-  '#0072b2',
+  '#00558c',
   '#d55e00',
   '#009e73',
-  '#cc79a7',
-  '#e69f00',
-  '#56b4e9',
-  '#666666',
+  '#cc6fae',
+  '#6e4400',
+  '#2b8cf0',
+  '#4a4a4a',
 )
 NIGHT = (  # the same, on a dark page
-  '#5aa9f0',
-  '#f47f3f',
-  '#2fc39a',
-  '#e39ec4',
-  '#f2b632',
-  '#a8defc',
-  '#b4b7bb',
+  '#5396f0',
+  '#f07a3c',
+  '#2fcf95',
+  '#f3d3e6',
+  '#f8b92e',
+  '#a5cdfd',
+  '#8b9095',
 )
 MARKERS = 'os^Dv<>p'
 ROWS = ('#7ad', '#e86', '#ed8', '#fab', '#9df', '#4b9', '#bc3', '#aa0', '#ddd')
@@ -53,11 +54,11 @@ CAPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """One evaluation during training."""
+  """One loss during training."""
 
   step: int
   tokens: int  # seen so far
-  validation_loss: float  # nats per token
+  loss: float  # nats per target; not finite where the run diverged
 
 
 Curves = Mapping[tuple[str, int], Sequence[Point]]  # by scheme and seed
@@ -95,7 +96,8 @@ def draw_all(
   Returns:
     The path of each PNG by its name, a key of CAPTIONS.
   """
-  flops = {run.scheme: run.flops_per_token for run in results}
+  flops = {(run.scheme, run.seed): run.flops_per_token for run in results}
+  curves = {run: curve for run, curve in curves.items() if run in flops}
   figures = {
     'loss_vs_steps': _over_training(
       results, curves, 'optimizer steps', lambda _, point: point.step
@@ -104,7 +106,7 @@ def draw_all(
       results,
       curves,
       'training compute (FLOP)',
-      lambda scheme, point: point.tokens * flops[scheme],
+      lambda run, point: point.tokens * flops[run],
     ),
     'loss_vs_params': _against_params(results),
   }
@@ -118,27 +120,33 @@ def _over_training(
   results: Sequence[Result],
   curves: Curves,
   label: str,
-  place: Callable[[str, Point], float],
+  place: Callable[[tuple[str, int], Point], float],
 ) -> Figure:
   """Mean over seeds as a line, from the lowest to the highest as a band.
 
   The loss falls so fast at first that the axis is made for what comes later.
+
+  Args:
+    results: of the schemes, in order.
+    curves: the evaluations of each run, by scheme and seed.
+    label: of the axis.
+    place: (scheme, seed) and point -> where it is on the axis.
   """
   figure, axes = _axes(label)
   lines = {}
   late: list[float] = []
   for scheme, style in _styles(results).items():
-    runs = [
-      {point.step: point for point in curve}
-      for (name, _), curve in curves.items()
-      if name == scheme
-    ]
+    runs = {
+      run: {point.step: point for point in curve}
+      for run, curve in curves.items()
+      if run[0] == scheme
+    }
     # The steps that every seed reached: elsewhere the mean would change seeds.
-    steps = sorted(set.intersection(*map(set, runs))) if runs else []
+    steps = sorted(set.intersection(*map(set, runs.values()))) if runs else []
     if not steps:
       continue
-    x = [place(scheme, runs[0][step]) for step in steps]
-    y = np.array([[run[i].validation_loss for i in steps] for run in runs])
+    x = np.mean([[place(run, runs[run][i]) for i in steps] for run in runs], 0)
+    y = np.array([[run[i].loss for i in steps] for run in runs.values()])
     band = {'color': style['color'], 'alpha': 0.2, 'lw': 0}
     axes.fill_between(x, y.min(axis=0), y.max(axis=0), **band)
     every = max(1, len(steps) // 10)
@@ -214,7 +222,7 @@ def _axes(label: str) -> tuple[Figure, Axes]:
   figure = Figure(figsize=(7.2, 4.5), dpi=160, layout='constrained')
   axes = figure.add_subplot()
   axes.set_xlabel(label)
-  axes.set_ylabel('validation loss (nats per token)')
+  axes.set_ylabel('validation loss (nats per target)')
   axes.grid(color='#dddddd', lw=0.8)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)

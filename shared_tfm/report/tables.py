@@ -5,7 +5,7 @@ the mean over seeds and the sample standard deviation.
 """
 
 from collections.abc import Sequence
-from math import nan
+from math import isfinite, nan
 
 import numpy as np
 
@@ -48,8 +48,12 @@ def summary(results: Sequence[Result]) -> list[Summary]:
 
 def note(rows: Sequence[Summary]) -> str:
   """The line under a summary: what the numbers stand against."""
-  unigrams = [row.stats.get('unigram_bits_per_byte') for row in rows]
-  known = [stat.mean for stat in unigrams if stat]
+  known = [
+    value
+    for row in rows
+    for value in _by_seed(row, 'unigram_bits_per_byte')
+    if isfinite(value)  # those of a run that diverged are not
+  ]
   unigram = ''
   if known:
     unigram = f'unigram entropy {np.mean(known):.3f} bits per byte; '
@@ -57,18 +61,33 @@ def note(rows: Sequence[Summary]) -> str:
   seeds = f'{most} seed{"s" * (most > 1)}'
   seeds = f'{least} to {seeds}' if least < most else seeds
   told = ''
-  if len(rows) > 1 and least < FEWEST:
-    told = f'; fewer than {FEWEST} seeds tell no schemes apart'
-  elif len(rows) > 1:
+  if len(rows) > 1 and most >= FEWEST:
     told = (
       f'; vs {rows[0].scheme}: the difference in validation loss seed by seed,'
       f' its {100 * LEVEL:.0f} % interval by bootstrap-t over seeds, and better'
       ' or worse where 0 lies outside'
     )
+  if len(rows) > 1 and least < FEWEST:
+    told += f'; fewer than {FEWEST} seeds tell no schemes apart'
   return (
     f'{unigram}{seeds} for each scheme;'
-    f' ± is the sample standard deviation over seeds{told}'
+    f' ± is the sample standard deviation over seeds{told}{_lost(rows)}'
   )
+
+
+def _lost(rows: Sequence[Summary]) -> str:
+  """Which schemes have no mean, since runs of theirs diverged."""
+  lost = {
+    row.scheme: (sum(not isfinite(v) for v in _by_seed(row, JUDGED)), row.seeds)
+    for row in rows
+  }
+  named = [f'{name} ({n} of {of} seeds)' for name, (n, of) in lost.items() if n]
+  return f'; diverged, so without a mean: {", ".join(named)}' if named else ''
+
+
+def _by_seed(row: Summary, field: str) -> list[float]:
+  """What each seed of a scheme measured; nothing where none did."""
+  return [*row.stats[field].by_seed.values()] if field in row.stats else []
 
 
 def columns(rows: Sequence[Summary]) -> list[Column | Said]:

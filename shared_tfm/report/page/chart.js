@@ -8,7 +8,9 @@ class Chart {
   constructor(box, label) {
     this.box = box;
     this.clip = `clip-${(charts += 1)}`;
-    this.svg = make('svg', { role: 'img', tabindex: 0, 'aria-label': label });
+    this.svg = make('svg', { // an application gets its keys from screen readers
+      role: 'application', tabindex: 0, 'aria-label': label,
+    });
     this.tip = make('div', { class: 'tip', hidden: '' });
     this.told = make('p', { class: 'unseen', 'aria-live': 'polite' });
     this.picked = [];
@@ -53,13 +55,16 @@ class Chart {
     if (!this.spec || !width) return;
     const { series, joined, titles } = this.spec;
     const height = Math.round(Math.min(430, Math.max(280, width * 0.5)));
-    const [left, right, top, bottom] = [58, width - 12, 14, height - 46];
+    const [right, top, bottom] = [width - 12, 14, height - 46];
     const [across, up] = this.view || this.spec.home;
+    this.y = new Axis();
+    this.y.set(up, bottom, top);
+    const levels = this.y.marks((bottom - top) / 45);
+    const longest = Math.max(0, ...levels.map(([, text]) => text.length));
+    const left = Math.max(58, 32 + 7.6 * longest); // a title stands before them
     Object.assign(this, { width, height, area: { left, right, top, bottom } });
     this.x = this.spec.x;
-    this.y = new Axis();
     this.x.set(across, left, right);
-    this.y.set(up, bottom, top);
     const spot = (x, y) =>
       `${this.x.pixel(x).toFixed(1)} ${this.y.pixel(y).toFixed(1)}`;
 
@@ -72,7 +77,7 @@ class Chart {
     this.svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
     this.svg.replaceChildren(
       make('defs', {}, make('clipPath', { id: this.clip }, inside)),
-      this.grid(Math.max(3, (right - left) / 110), (bottom - top) / 45),
+      this.grid(this.x.marks(Math.max(3, (right - left) / 110)), levels),
       make('text', { ...middle, x: (left + right) / 2, y: height - 8 },
         titles[0]),
       make('text', { transform: turned, ...middle }, titles[1]),
@@ -82,16 +87,20 @@ class Chart {
         ...series.map((each) => (joined ? line : cloud)(each, spot)),
       ),
       joined ? '' : names(series, this),
+      series.some(({ points }) => points.length) ? '' : make('text', {
+        ...middle, x: (left + right) / 2, y: (top + bottom) / 2,
+      }, 'nothing to show'),
       this.cursor,
     );
     this.box.classList.toggle('zoomed', Boolean(this.view));
     this.pick([]);
   }
 
+  // Lines and texts at marks of both axes, as Axis.marks has them.
   grid(across, up) {
     const { left, right, top, bottom } = this.area;
     const drawn = make('g', { class: 'grid' });
-    for (const [value, text] of this.x.marks(across)) {
+    for (const [value, text] of across) {
       const x = this.x.pixel(value);
       const [half, y] = [4 * text.length, bottom + 18]; // of its width
       const at = Math.min(x, this.width - half).toFixed(1);
@@ -100,7 +109,7 @@ class Chart {
         make('text', { x: at, y, class: 'x', 'text-anchor': 'middle' }, text),
       );
     }
-    for (const [value, text] of this.y.marks(up)) {
+    for (const [value, text] of up) {
       const y = this.y.pixel(value).toFixed(1);
       const attributes = { class: 'y', 'text-anchor': 'end', dy: '0.32em' };
       drawn.append(

@@ -1,6 +1,10 @@
 // How a chart is pointed at, dragged, pinched, and moved by keys.
 
 const CLICK = 8; // pixels that a drag must be longer than
+const STEP = 1 / 16; // of what is seen, that a key moves
+const ARROWS = { // to what lies there
+  ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1],
+};
 
 // The view after what was at one spot went to another, and what is seen grew.
 function moved(axes, from, to, factor) {
@@ -106,7 +110,8 @@ function follow(chart) {
 
   svg.addEventListener('keydown', (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step) walk(step);
+    if (event.shiftKey && event.key in ARROWS) move(ARROWS[event.key]);
+    else if (step) walk(step);
     else if (event.key === '+' || event.key === '=') closer(1 / 1.5);
     else if (event.key === '-') closer(1.5);
     else if (event.key === '0' || event.key === 'Escape') chart.zoom(null);
@@ -129,6 +134,13 @@ function follow(chart) {
     const { left, right, top, bottom } = chart.area;
     const at = [(left + right) / 2, (top + bottom) / 2];
     chart.zoom(moved(chart.axes, at, at, factor));
+  }
+
+  function move(ways) {
+    chart.zoom(chart.axes.map(({ low, high }, i) => {
+      const by = STEP * ways[i] * (high - low);
+      return [low + by, high + by];
+    }));
   }
   return closer;
 }

@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById('data').textContent);
 const shown = data.schemes.map(() => true);
-const LOSS = 'validation loss (nats per token)';
+const LOSS = 'loss (nats per target)';
 const ACROSS = {
   steps: ['optimizer steps', ''],
   tokens: ['tokens seen', ''],
@@ -10,7 +10,8 @@ const ACROSS = {
 };
 const finite = (value) => value !== null;
 const visible = (i) => shown[i];
-const digits = (loss) => loss.toFixed(4);
+const digits = (loss) => (loss < 1e6 ? loss.toFixed(4) : human(loss));
+const mean = (values) => values.reduce((a, b) => a + b) / values.length;
 
 function plusMinus([mean, spread], show) {
   return show(mean) + (spread === null ? '' : ` ± ${show(spread)}`);
@@ -20,9 +21,9 @@ function plusMinus([mean, spread], show) {
 
 // The runs of each scheme as one line: the mean, from the least to the most, at
 // the steps that all of them reached; elsewhere the mean would change seeds.
-function averaged(across) {
+function averaged(lines, across) {
   return data.schemes.map((scheme, i) => {
-    const runs = data.curves.filter((run) => run.scheme === i);
+    const runs = lines.filter((run) => run.scheme === i);
     const common = (runs[0]?.steps || []).filter((step) =>
       runs.every((run) => run.steps.includes(step)));
     return { ...scheme, i, points: common.map((step) => {
@@ -30,8 +31,8 @@ function averaged(across) {
       const losses = runs.map((run, k) => run.loss[at[k]]);
       const lost = losses.some((loss) => !finite(loss));
       return {
-        x: runs[0][across][at[0]],
-        y: lost ? null : losses.reduce((a, b) => a + b) / losses.length,
+        x: mean(runs.map((run, k) => run[across][at[k]])),
+        y: lost ? null : mean(losses),
         low: Math.min(...losses),
         high: Math.max(...losses),
         step,
@@ -40,8 +41,8 @@ function averaged(across) {
   });
 }
 
-function single(across) {
-  return data.curves.map((run) => ({
+function single(lines, across) {
+  return lines.map((run) => ({
     ...data.schemes[run.scheme],
     i: run.scheme,
     thin: true,
@@ -68,9 +69,10 @@ function range(values, margin = 0.05) {
   return [low - room, high + room];
 }
 
-function curves({ across, lines }) {
+function curves({ kind, across, lines }) {
   const [title, unit] = ACROSS[across];
-  const made = lines === 'means' ? averaged(across) : single(across);
+  const draw = lines === 'means' ? averaged : single;
+  const made = draw(data.curves[kind], across);
   const series = made.map(whole).filter(({ i }) => visible(i));
   const points = series.flatMap((each) => each.points);
   const last = Math.max(0, ...points.map(({ x }) => x));
@@ -80,7 +82,7 @@ function curves({ across, lines }) {
     series,
     joined: true,
     x: new Axis(false, unit),
-    titles: [title, LOSS],
+    titles: [title, `${kind} ${LOSS}`],
     home: [
       [0, last || 1],
       range(late.flatMap(({ y, low = y, high = y }) => [low, y, high])),
@@ -122,7 +124,7 @@ function costs({ cost }) {
     joined: false,
     front: best,
     x: new Axis(true, unit),
-    titles: [`${title} (log scale)`, LOSS],
+    titles: [`${title} (log scale)`, `validation ${LOSS}`],
     home: [
       [low - wider, high + wider],
       range(points.flatMap((point) => [point.low, point.high]), 0.12),

@@ -5,6 +5,7 @@ document.querySelectorAll('table.sortable').forEach(sortable);
 document.querySelectorAll('.strips svg').forEach(strips);
 const [over, cost] = document.querySelectorAll('figure[data-chart]');
 frame(over, curves, {
+  kind: ['loss', { validation: 'validation', training: 'training' }],
   across: ['across', { steps: 'steps', tokens: 'tokens', flops: 'FLOPs' }],
   lines: ['lines', { means: 'mean and range', runs: 'every run' }],
 });

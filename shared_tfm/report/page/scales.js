@@ -2,6 +2,7 @@
 
 // Where numbers lie on an axis, and how people read them.
 
+const COUNTS = ['', 'k', 'M', 'B', 'T']; // as the summary counts parameters
 const DECIMAL = ['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z'];
 const BINARY = ['', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi'];
 const TIMES = [[1, 's'], [60, 'min'], [3600, 'h']];
@@ -15,7 +16,12 @@ function counted(value, unit) {
   if (unit === 's') {
     return TIMES.findLast(([seconds]) => size >= 2 * seconds) || TIMES[0];
   }
-  const [base, names] = unit === 'B' ? [1024, BINARY] : [1000, DECIMAL];
+  const [base, names] = unit === 'B'
+    ? [1024, BINARY] : [1000, unit ? DECIMAL : COUNTS];
+  if (!unit && size && (size < 1e-3 || size >= 1e15)) { // powers of ten
+    const power = Math.floor(Math.log10(size));
+    return [10 ** power, `e${power}`];
+  }
   let i = 0;
   while (size >= 0.9995 * base ** (i + 1) && i < names.length - 1) i += 1;
   return [base ** i, names[i] + unit];
@@ -37,7 +43,8 @@ function ticks(low, high, count, unit = '') {
   const step = power * [1, 2, 5, 10].find((m) => m * power >= rough * 0.999);
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const found = [];
-  for (let i = Math.ceil(low / size / step); i * step * size <= high; i += 1) {
+  const last = Math.floor(high / size / step + 1e-9);
+  for (let i = Math.ceil(low / size / step - 1e-9); i <= last; i += 1) {
     const text = (i * step).toFixed(Math.min(digits, 12));
     const full = unit ? `${text} ${name}` : text + name;
     found.push([i * step * size, i === 0 ? '0' : full]);
@@ -47,7 +54,8 @@ function ticks(low, high, count, unit = '') {
 
 // Numbers for a logarithmic axis, all between the two and perhaps more.
 function rounds(unit, least, most) {
-  if (unit === 's') return SECONDS;
+  const known = SECONDS.filter((value) => value >= least && value <= most);
+  if (unit === 's' && known.length > 1) return known;
   const fine = most / least < 20 ? [1, 1.5, 2, 3, 5, 7] : [1, 2, 5];
   const [base, parts] = unit === 'B' ? [2, [1]] : [10, fine];
   const power = (value) => Math.floor(Math.log(value) / Math.log(base));

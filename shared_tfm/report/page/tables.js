@@ -1,15 +1,14 @@
 // Tables that are sorted by the head of a column, strips, and the theme.
 
-// What a cell is sorted by: its number or else its text; null if it is empty.
+// What a cell is sorted by: the number it was given, or else its text; null if
+// it has neither.
 function sortKey(cell) {
-  const text = cell.textContent.trim();
   if ('value' in cell.dataset) {
     const value = Number(cell.dataset.value);
     return Number.isFinite(value) ? value : null;
   }
-  const value = parseFloat(text.replace('−', '-').replaceAll(',', ''));
-  if (cell.tagName === 'TD' && Number.isFinite(value)) return value;
-  return text === '' || text === '-' || text === 'nan' ? null : text;
+  const text = cell.textContent.trim();
+  return text === '' || text === '-' ? null : text;
 }
 
 function compared(a, b) {
