@@ -256,6 +256,12 @@ FAMILIES = {
     'num_classes': 3,
     'task': {'name': 'classification'},
   },
+  'a number': {
+    'family': 'encoder',
+    'head': 'classes',
+    'num_classes': 1,
+    'task': {'name': 'classification'},
+  },
   'spans': {
     'family': 'encoder',
     'head': 'spans',
@@ -295,10 +301,43 @@ def test_the_last_lens_is_the_network(family):
   assert found['visits'] == expected
   assert found['final'] == pytest.approx(float(evaluated(reader)), rel=1e-4)
   assert found['loss'][-1] == pytest.approx(found['final'], rel=1e-4)
+  assert found['loss'][0] != pytest.approx(found['final'], rel=1e-3)
+  if family == 'a number':  # there is nothing to choose from
+    assert found.keys() == {'visits', 'loss', 'final'}
+    return
   assert found['agreement'][-1] == pytest.approx(1)
   assert found['kl'][-1] == pytest.approx(0, abs=1e-4)
   assert found['kl'][0] > 0.01
   assert ('example' in found) == (family not in ('classes', 'spans', 'vision'))
+
+
+@pytest.mark.parametrize(
+  'family',
+  [
+    'vision',
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ('a number', 'spans', 'two stacks')
+    ),
+  ],
+)
+def test_all_that_says_something_of_a_family_is_written(family, tmp_path):
+  """Where visits share no row, and whatever the head tells."""
+  reader = reader_of(**FAMILIES[family])
+  found = analysis.analyse(reader)
+  assert found['left_out'].keys() == {'depth'}
+  for name in analysis.ANALYSES.keys() - found['left_out']:
+    numbers = [
+      value
+      for row in analysis.ANALYSES[name].rows(found[name])
+      for value in row.values()
+      if isinstance(value, float)
+    ]
+    assert numbers and np.isfinite(numbers).all(), name
+  written = {path.name for path in analysis.write(found, tmp_path)}
+  assert {'lens.png', 'cka.csv', 'gradients.png', 'rank.csv'} <= written
+  assert json.loads((tmp_path / 'analysis.json').read_text()).keys() == {*found}
+  assert analysis.tell(found).count('depth is fixed') == 1
 
 
 def test_the_lens_is_norm_and_head_of_a_stream(looped):
