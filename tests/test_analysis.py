@@ -195,13 +195,14 @@ def test_cka_is_the_plain_formula(monkeypatch):
   live[2, 3:] = False
   sums, groups = similarity.hsic([jnp.asarray(x), jnp.asarray(y)], live)
   streams = [x[0], x[1], y[0], y[1]]
-  # 15 positions in two groups: those of even numbers, and the others.
+  # 15 positions in two groups.
+  order = similarity.shuffled(15)
+  assert sorted(order) == [*range(15)]
   expected = np.zeros((4, 4))
   for start in range(2):
-    there = live.reshape(-1)[start::2]
-    each = [
-      s.reshape(15, -1)[start::2][there].astype(np.float64) for s in streams
-    ]
+    group = order[start::2]
+    group = group[live.reshape(-1)[group]]
+    each = [s.reshape(15, -1)[group].astype(np.float64) for s in streams]
     expected += [[plain_hsic(a, b) for b in each] for a in each]
   assert groups == 2
   np.testing.assert_allclose(sums, expected, rtol=1e-3, atol=1e-3)
@@ -226,6 +227,18 @@ def test_cka_sees_neither_rotations_nor_factors():
   np.testing.assert_allclose(np.diagonal(found), 1, rtol=1e-6)
   np.testing.assert_allclose(found[0, [1, 3]], 1, atol=1e-4)
   assert abs(found[0, 2]) < 0.3
+
+
+def test_cka_sees_what_places_differ_in(monkeypatch):
+  """Though there are as many texts as a group has positions."""
+  monkeypatch.setattr(similarity, 'GROUP', 8)
+  random = np.random.default_rng(0)
+  place_LD = random.normal(size=(4, 6))
+  noise = 0.1 * random.normal(size=(2, 8, 4, 6))
+  streams = (place_LD + noise).astype(np.float32)
+  sums, groups = similarity.hsic([jnp.asarray(streams)], np.ones((8, 4), bool))
+  assert groups == 4
+  assert similarity.cka(np.asarray(sums, np.float64))[0, 1] > 0.9
 
 
 def test_cka_of_what_never_changes_is_zero():
