@@ -115,11 +115,14 @@ def _sentence(each: Verdict) -> str:
 
 
 def _by(each: Verdict) -> str:
-  """How much better the one row is than the other, with the interval."""
+  """How much better the one row is than the other, with the interval.
+
+  And the least that it may be, where the claim is that nothing is lost.
+  """
   text = f'{each.difference:+.3f}'
-  if each.low is None or each.high is None:
-    return text
-  return f'{text} [{each.low:+.3f}, {each.high:+.3f}]'
+  if each.low is not None and each.high is not None:
+    text += f' [{each.low:+.3f}, {each.high:+.3f}]'
+  return text + (f', -{each.says.within:g} allowed' if each.says.within else '')
 
 
 def _told(claim: Claim, form: str, results: Sequence[Result]) -> str:

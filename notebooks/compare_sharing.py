@@ -17,16 +17,18 @@
 # # How should six layers share their weights?
 #
 # This notebook trains the same small Transformer under several sharing
-# schemes, on text, and compares them: a few minutes on two CPU cores, less on
-# a GPU or TPU. Then it writes text with the best one, and tries a scheme of
-# your own. Run the cells in order.
+# schemes, on text, and compares them: a few minutes on two CPU cores. Then it
+# writes text with the best one, and tries a scheme of your own. Run the cells
+# in order.
 
 # %% [markdown]
 # ## Install
 #
 # Where `shared_tfm` is not installed, in Colab say, put the address of its
-# repository here: there is no public one that this notebook could name. Colab's
-# own JAX stays where it is new enough. (Run in Jupyter; not tried in Colab.)
+# repository here: there is no public one that this notebook could name. Python
+# has to be 3.11 or 3.12. Colab's own JAX stays where it is new enough; else pip
+# brings one for CPUs, unless `EXTRA` names the accelerator. (Run in Jupyter;
+# not tried in Colab.)
 
 # %%
 import importlib.util
@@ -35,11 +37,23 @@ import subprocess
 import sys
 
 REPOSITORY = ''  # such as 'https://github.com/NAME/shared_tfm'
+EXTRA = ''  # or '[cuda12]', '[cuda13]', '[tpu]'
 
 if not importlib.util.find_spec('shared_tfm'):
   assert REPOSITORY, 'put the address of the repository into REPOSITORY'
   install = [sys.executable, '-m', 'pip', 'install', '--quiet']
-  subprocess.run([*install, f'git+{REPOSITORY}'], check=True)
+  wanted = f'shared_tfm{EXTRA} @ git+{REPOSITORY}'
+  subprocess.run([*install, wanted], check=True)
+
+# %% [markdown]
+# What JAX trains on. A CPU is enough for this notebook, and is what stands here
+# where there is no accelerator. In Colab one is chosen under Runtime, Change
+# runtime type, which begins anew; if JAX does not see it then, say its `EXTRA`.
+
+# %%
+import jax
+
+print(jax.devices())
 
 # %% [markdown]
 # ## A scheme is a table
@@ -149,10 +163,12 @@ FileLink(str(folder / 'report.html'))
 
 # %%
 from shared_tfm.__main__ import main
+from shared_tfm.report.sweep import SEPARATORS
 
 best = min(results, key=lambda run: run.validation_loss)
 print(best.scheme, f'with a loss of {best.validation_loss:.3f}\n')
-run = folder / 'runs' / best.scheme.replace(':', '-') / f'seed-{best.seed}'
+name = best.scheme.translate(SEPARATORS)  # 'cycle:3' is in cycle-3
+run = folder / 'runs' / name / f'seed-{best.seed}'
 prompt = 'It was ' if TEXT else 'def main('
 flags = ['--tokens=80', '--temperature=0.8', '--top_k=20']
 status = main(['generate', f'--workdir={run}', f'--prompt={prompt}', *flags])

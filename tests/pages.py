@@ -37,6 +37,7 @@ FENCE = re.compile(
   r'^ *```(?P<kind>\S*)[^\n]*\n(?P<text>.*?)^ *```$',
   re.MULTILINE | re.DOTALL,
 )
+COMMAND = re.compile(r"python -m shared_tfm ((?:'[^']*'|[^;'])*)")
 SMALL = {
   'model.d_model': 16,
   'optimizer.warmup_steps': 0,
@@ -91,6 +92,16 @@ def lines(page: str) -> Iterator[list[str]]:
           yield from ours(words)
 
 
+def indented(text: str) -> Iterator[list[str]]:
+  """Those of a page that shows commands as indented lines, in loops maybe."""
+  rows = text.replace('\\\n', ' ').splitlines()
+  for row in rows:
+    if row.startswith('    '):
+      for found in COMMAND.findall(row):
+        # What a variable of the shell stands for is not known here.
+        yield [w for w in shlex.split(found, True) if not w.startswith('$')]
+
+
 def run(page: str) -> int:
   """Runs what a page shows in the working directory; returns how many."""
   count, names = 0, {'__name__': page}
@@ -135,6 +146,7 @@ def ours(words: list[str]) -> Iterator[list[str]]:
 
 def shrunk(words: list[str]) -> list[str]:
   """A command line whose training is over at once."""
+  words = [*map(_fewer, words)] if words[0] == 'compare' else words
   sizes = dict(SMALL)
   if words[0] == 'convert':  # its network is the donor's
     del sizes['model.d_model']
@@ -144,9 +156,18 @@ def shrunk(words: list[str]) -> list[str]:
   return words
 
 
+def _fewer(word: str) -> str:
+  """A flag of `compare` by which two schemes are compared, from one seed."""
+  flag, _, value = word.partition('=')
+  if flag == '--sharing':
+    first, *_, last = value.split(';')
+    return f'{flag}={first};{last}'
+  return '--seeds=1' if flag == '--seeds' else word
+
+
 @contextlib.contextmanager
 def small():
-  """Comparisons of two schemes, from one seed; from Python, over at once."""
+  """So are comparisons from Python."""
   whole = compare.compare
 
   def compared(config, schemes, seeds, workdir):

@@ -195,13 +195,14 @@ def test_cka_is_the_plain_formula(monkeypatch):
   live[2, 3:] = False
   sums, groups = similarity.hsic([jnp.asarray(x), jnp.asarray(y)], live)
   streams = [x[0], x[1], y[0], y[1]]
-  # 15 positions in two groups: those of even numbers, and the others.
+  # 15 positions in two groups.
+  order = similarity.shuffled(15)
+  assert sorted(order) == [*range(15)]
   expected = np.zeros((4, 4))
   for start in range(2):
-    there = live.reshape(-1)[start::2]
-    each = [
-      s.reshape(15, -1)[start::2][there].astype(np.float64) for s in streams
-    ]
+    group = order[start::2]
+    group = group[live.reshape(-1)[group]]
+    each = [s.reshape(15, -1)[group].astype(np.float64) for s in streams]
     expected += [[plain_hsic(a, b) for b in each] for a in each]
   assert groups == 2
   np.testing.assert_allclose(sums, expected, rtol=1e-3, atol=1e-3)
@@ -226,6 +227,18 @@ def test_cka_sees_neither_rotations_nor_factors():
   np.testing.assert_allclose(np.diagonal(found), 1, rtol=1e-6)
   np.testing.assert_allclose(found[0, [1, 3]], 1, atol=1e-4)
   assert abs(found[0, 2]) < 0.3
+
+
+def test_cka_sees_what_places_differ_in(monkeypatch):
+  """Though there are as many texts as a group has positions."""
+  monkeypatch.setattr(similarity, 'GROUP', 8)
+  random = np.random.default_rng(0)
+  place_LD = random.normal(size=(4, 6))
+  noise = 0.1 * random.normal(size=(2, 8, 4, 6))
+  streams = (place_LD + noise).astype(np.float32)
+  sums, groups = similarity.hsic([jnp.asarray(streams)], np.ones((8, 4), bool))
+  assert groups == 4
+  assert similarity.cka(np.asarray(sums, np.float64))[0, 1] > 0.9
 
 
 def test_cka_of_what_never_changes_is_zero():
@@ -254,6 +267,12 @@ FAMILIES = {
     'family': 'encoder',
     'head': 'classes',
     'num_classes': 3,
+    'task': {'name': 'classification'},
+  },
+  'a number': {
+    'family': 'encoder',
+    'head': 'classes',
+    'num_classes': 1,
     'task': {'name': 'classification'},
   },
   'spans': {
@@ -295,10 +314,43 @@ def test_the_last_lens_is_the_network(family):
   assert found['visits'] == expected
   assert found['final'] == pytest.approx(float(evaluated(reader)), rel=1e-4)
   assert found['loss'][-1] == pytest.approx(found['final'], rel=1e-4)
+  assert found['loss'][0] != pytest.approx(found['final'], rel=1e-3)
+  if family == 'a number':  # there is nothing to choose from
+    assert found.keys() == {'visits', 'loss', 'final'}
+    return
   assert found['agreement'][-1] == pytest.approx(1)
   assert found['kl'][-1] == pytest.approx(0, abs=1e-4)
   assert found['kl'][0] > 0.01
   assert ('example' in found) == (family not in ('classes', 'spans', 'vision'))
+
+
+@pytest.mark.parametrize(
+  'family',
+  [
+    'vision',
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ('a number', 'spans', 'two stacks')
+    ),
+  ],
+)
+def test_all_that_says_something_of_a_family_is_written(family, tmp_path):
+  """Where visits share no row, and whatever the head tells."""
+  reader = reader_of(**FAMILIES[family])
+  found = analysis.analyse(reader)
+  assert found['left_out'].keys() == {'depth'}
+  for name in analysis.ANALYSES.keys() - found['left_out']:
+    numbers = [
+      value
+      for row in analysis.ANALYSES[name].rows(found[name])
+      for value in row.values()
+      if isinstance(value, float)
+    ]
+    assert numbers and np.isfinite(numbers).all(), name
+  written = {path.name for path in analysis.write(found, tmp_path)}
+  assert {'lens.png', 'cka.csv', 'gradients.png', 'rank.csv'} <= written
+  assert json.loads((tmp_path / 'analysis.json').read_text()).keys() == {*found}
+  assert analysis.tell(found).count('depth is fixed') == 1
 
 
 def test_the_lens_is_norm_and_head_of_a_stream(looped):

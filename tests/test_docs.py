@@ -15,18 +15,33 @@ from shared_tfm.__main__ import parser
 MARK = re.compile(r'needs: .+|run by: (?P<test>tests/test_\w+\.py)')
 
 
+def understood(line):
+  """Flags, fields and schemes: nothing is run."""
+  args, overrides = parser().parse_known_args(line)
+  assert all('config.' in word for word in overrides), line
+  if getattr(args, 'config', None):
+    config = config_file.load(args.config, overrides)
+    schemes = args.sharing.split(';') if args.verb == 'compare' else []
+    shared = [configs.with_sharing(config, scheme) for scheme in schemes]
+    assert len({each.model for each in shared}) == len(schemes), line
+
+
 @pytest.mark.parametrize('page', PAGES)
 def test_its_commands_are_understood(page, monkeypatch):
-  """Flags, fields and schemes: nothing is run."""
   monkeypatch.chdir(TOP)
   for line in pages.lines(page):
-    args, overrides = parser().parse_known_args(line)
-    assert all('config.' in word for word in overrides), line
-    if getattr(args, 'config', None):
-      config = config_file.load(args.config, overrides)
-      schemes = args.sharing.split(';') if args.verb == 'compare' else []
-      shared = [configs.with_sharing(config, scheme) for scheme in schemes]
-      assert len({each.model for each in shared}) == len(schemes), line
+    understood(line)
+
+
+def test_commands_of_measurements_are_understood(monkeypatch):
+  """They took minutes to hours, and stand as they were run."""
+  monkeypatch.chdir(TOP)
+  count = 0
+  for path in TOP.glob('experiments/*/README.md'):
+    for line in pages.indented(path.read_text()):
+      understood(line)
+      count += 1
+  assert count > 20
 
 
 @pytest.mark.slow

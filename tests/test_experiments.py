@@ -94,6 +94,12 @@ def test_verdicts(lost, within, word):
   assert found.difference == pytest.approx(sum(lost) / len(lost))
 
 
+def test_what_may_be_lost_is_said():
+  lost = [-x for x in SURE]
+  assert overview._by(verdict(lost, within=0.2)).endswith('], -0.2 allowed')
+  assert overview._by(verdict(lost)).endswith(']')
+
+
 def test_more_may_be_better():
   results = [
     result(label, seed, 0.0, accuracy=0.5 + 0.1 * (label == 'a') + seed / 99)

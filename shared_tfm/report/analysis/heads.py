@@ -68,6 +68,7 @@ def read(reader: Reader, variables: Any, streams: Any, batch: Any) -> Any:
     here = jax.nn.log_softmax(logits, axis=-1)
     best = jnp.argmax(here, axis=-1)
     kl = jnp.sum(jnp.exp(final) * (final - here), axis=-1)
+    kl = jnp.maximum(kl, 0)  # rounding
     agrees = best == jnp.argmax(final, axis=-1)
     return {
       **found,

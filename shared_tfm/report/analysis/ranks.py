@@ -2,11 +2,12 @@
 
 Of each matrix in each stored row of every level of a sum ('cycle:3+none@8' has
 two): the effective rank, exp of the entropy of its singular values over their
-sum (Roy & Vetterli, EUSIPCO 2007), and the stable rank, |W|_F^2 / |W|_2^2. Both
-are 0 of a matrix of zeros, such as a correction that nothing has trained, and
-else lie between 1 and the smaller of its sizes, or the rank of its level. The
-Frobenius norm says how much a level has to say beside the others. Of experts
-it is their mean.
+sum (Roy & Vetterli, EUSIPCO 2007), and the stable rank, |W|_F^2 / |W|_2^2
+(Rudelson & Vershynin, J. ACM 2007, where it is the numerical rank). Both are 0
+of a matrix of zeros, such as a correction that nothing has trained, and else
+lie between 1 and the smaller of its sizes, or the rank of its level. The
+Frobenius norm says how much a level has to say beside the others. Of experts it
+is their mean.
 """
 
 from collections.abc import Mapping

@@ -61,7 +61,8 @@ def hsic(
 ) -> tuple[jax.Array, jax.Array]:
   """The sum of HSIC over groups of positions, (N, N), and how many there are.
 
-  A group is every so-manieth position of the batch, so that it is of all texts.
+  Groups are drawn from all positions of the batch at random, always alike: a
+  group of one place of all texts, say, would not see what places differ in.
 
   Args:
     streams: (N, B, L, D) each; D may differ, N is of all of them together.
@@ -70,10 +71,11 @@ def hsic(
   count = live_BL.size
   size = min(GROUP, count)
   groups = math.ceil(count / size)
+  drawn = shuffled(count)
 
   def cut(a: jax.Array) -> jax.Array:
     """(B, L, ...) as (groups, size, ...)."""
-    flat = a.reshape(count, *a.shape[2:])
+    flat = a.reshape(count, *a.shape[2:])[drawn]
     rest = [(0, 0)] * (flat.ndim - 1)
     flat = jnp.pad(flat, [(0, groups * size - count), *rest])
     return flat.reshape(size, groups, *flat.shape[1:]).swapaxes(0, 1)
@@ -94,6 +96,11 @@ def hsic(
   parts = [cut(jnp.moveaxis(x_NBLD, 0, 2)) for x_NBLD in streams]
   found_GNN, enough_G = jax.lax.map(of_group, (cut(live_BL), parts))
   return jnp.sum(found_GNN, axis=0), jnp.sum(enough_G)
+
+
+def shuffled(count: int) -> np.ndarray:
+  """The order in which groups take positions, in turns."""
+  return np.random.default_rng(0).permutation(count)
 
 
 def _centred(
