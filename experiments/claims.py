@@ -234,7 +234,18 @@ class Verdict:
 
 
 def verdicts(claim: Claim, results: Sequence[Result]) -> Iterator[Verdict]:
-  """What the results of one form say of each comparison."""
+  """What the results of one form say of each comparison.
+
+  Raises:
+    BadInput: there is none of a row, as of a csv file that is older than it.
+  """
+  measured = {result.scheme for result in results}
+  for says in claim.says:
+    for label in (says.better, says.than, *says.less):
+      need(
+        label in measured,
+        f'{claim.folder.name} was not measured with the row {label}',
+      )
   for says in claim.says:
     sign = -1 if says.higher else 1
     known: dict[str, dict[int, float]] = {}

@@ -113,6 +113,11 @@ def test_more_may_be_better():
   assert found.difference == pytest.approx(0.1)
 
 
+def test_a_row_that_was_not_measured():
+  with pytest.raises(BadInput, match='was not measured with the row b'):
+    verdict([], [result('a', seed, 1.0) for seed in range(5)])
+
+
 def test_what_was_lost_since():
   """b lost 0.1 more since its start than a since its own."""
   start = {'a': 1.0, 'b': 3.0, 'a0': 0.5, 'b0': 2.4}
