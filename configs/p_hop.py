@@ -1,4 +1,4 @@
-"""p-hop induction by one layer looped six times (2502.17416, section 3).
+"""p-hop induction by one layer looped six times (2502.17416, section 2.1).
 
 Expected: one hop is solved: validation accuracy 0.985 after 500 updates and
   1.000 from 1,000 on (of answers and the tokens that end them), with 68,480

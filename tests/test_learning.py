@@ -18,7 +18,7 @@ def hopped(words, hops):
   """Where so many hops lead from every position of every word; -1: nowhere.
 
   One hop goes from a letter to where it stood last before, and there to its
-  successor; p-hop composes p of them. (Saunshi et al., 2502.17416, section 3.)
+  successor; p-hop composes p of them (Saunshi et al., 2502.17416, 2.1).
   """
   after = np.full(words.shape, -1)
   for j in range(words.shape[1]):

@@ -55,7 +55,7 @@ def _reverse_addition(
 
   So a digit of the sum needs no more than two digits and what was carried,
   which is how Tensor2Tensor writes it for the Universal Transformer
-  (1807.03819, section 3.5).
+  (1807.03819, Table 4).
   """
   prompt, answer = _sum(rng.integers(0, 10, (2, difficulty)))
   return f'{prompt[-2::-1]}=', answer[::-1]
@@ -65,7 +65,7 @@ def _reverse_addition(
 def _n_ary_addition(
   rng: np.random.Generator, difficulty: int
 ) -> tuple[str, str]:
-  """The sum of `difficulty` numbers of three digits each (2502.17416, 3.1)."""
+  """The sum of `difficulty` numbers of three digits each (2502.17416, 2.1)."""
   return _sum(rng.integers(0, 10, (difficulty, 3)))
 
 
