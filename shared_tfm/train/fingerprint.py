@@ -24,25 +24,28 @@ def fingerprint(state: Any) -> str:
   Args:
     state: a tree of arrays of any integer or floating dtype, or bool.
   """
-  words = jax.device_get(_summed(state))
-  return ''.join(f'{int(word):08x}' for word in words)
+  sums = []
+  with jax.transfer_guard('allow'):  # of eight words for each leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+      head = f'{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}'
+      salts = np.frombuffer(hashlib.sha256(head.encode()).digest(), np.uint32)
+      sums.append(_summed(leaf, salts))
+    words = sum(jax.device_get(sums), np.zeros(WORDS, np.uint32))
+  return ''.join(f'{word:08x}' for word in words)
 
 
-@jax.jit
-def _summed(state: Any) -> jax.Array:
-  totals = [jnp.uint32(0)] * WORDS
-  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-    head = f'{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}'
-    salts = np.frombuffer(hashlib.sha256(head.encode()).digest(), np.uint32)
-    places = _places(leaf.shape)
-    for i in range(WORDS):
-      salt = jnp.uint32(salts[i])
-      key = _mixed(_mixed(places ^ salt) + jnp.uint32(salts[WORDS + i]))
-      totals[i] += _mixed(salt)  # an empty leaf counts, too
-      for word in _words(leaf):
-        totals[i] += jnp.sum(_mixed(word ^ key), dtype=jnp.uint32)
-        key = _mixed(key + salt)
-  return jnp.stack(totals)
+@jax.jit  # once for all leaves of a shape: weights, and moments of each
+def _summed(leaf: jax.Array, salts: jax.Array) -> jax.Array:
+  def one(salts: jax.Array) -> jax.Array:
+    salt, second = salts
+    key = _mixed(_mixed(_places(leaf.shape) ^ salt) + second)
+    total = _mixed(salt)  # an empty leaf counts, too
+    for word in _words(leaf):
+      total += jnp.sum(_mixed(word ^ key), dtype=jnp.uint32)
+      key = _mixed(key + salt)
+    return total
+
+  return jax.lax.map(one, salts.reshape(2, WORDS).T)
 
 
 def _places(shape: tuple[int, ...]) -> jax.Array:
