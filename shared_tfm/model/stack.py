@@ -175,16 +175,11 @@ class Stack(nn.Module):
     self, found: Mapping[str, Component], leaves: bank.Layout
   ) -> dict[str, Any]:
     """Declares the stored parameters: a tree for each level that has any."""
-    init = functools.partial(_init, self.model)
+    start = _level if self.is_initializing() else _shaped_as_level
     stored = {}
     for level in bank.levels(found, leaves):
-      name = links.group(level)
-
-      def start(key: Any, level: int = level, name: str = name) -> Any:
-        rows = bank.init_level(level, init, found, leaves, key)
-        return as_held(self.model, {name: rows})[name]
-
-      stored[name] = self.param(name, start)
+      init = functools.partial(start, self.model, level)
+      stored[links.group(level)] = self.param(links.group(level), init)
     if mixes(self.model):
       stored['mix'] = self.param(
         'mix', lambda key: bank.init_mix(found, leaves, key)
@@ -204,9 +199,6 @@ class Stack(nn.Module):
 
   def _collections(self, layer: Layer) -> dict[str, Any]:
     """Declares every other collection of a layer, with a slot per visit."""
-    shapes = jax.eval_shape(
-      lambda: layer.init(jax.random.key(0), *_blank(self.model))
-    )
 
     def start(name: str) -> Any:
       first = layer.init(jax.random.key(0), *_blank(self.model))[name]
@@ -216,8 +208,7 @@ class Stack(nn.Module):
 
     return {
       name: self.variable(name, 'layer', start, name)
-      for name in shapes
-      if name != 'params'
+      for name in _others(self.model, self.train)
     }
 
 
@@ -254,6 +245,36 @@ def layout(model: Model) -> bank.Layout:
     'mlp': model.experts.ff_width if model.experts.num_ff else model.d_ff,
   }
   return bank.layout(shapes, components(model), units)
+
+
+def _level(model: Model, level: int, key: jax.Array) -> Any:
+  """One level of a fresh bank, as the parameter tree holds it."""
+  init = functools.partial(_init, model)
+  rows = bank.init_level(level, init, components(model), layout(model), key)
+  name = links.group(level)
+  return as_held(model, {name: rows})[name]
+
+
+@functools.lru_cache
+def _level_shapes(model: Model, level: int) -> Any:
+  return jax.eval_shape(
+    functools.partial(_level, model, level), jax.random.key(0)
+  )
+
+
+def _shaped_as_level(model: Model, level: int, _: jax.Array) -> Any:
+  """What Flax holds the shapes of a given bank against, at every use of it."""
+  return jax.tree.map(
+    lambda s: jnp.zeros(s.shape, s.dtype), _level_shapes(model, level)
+  )
+
+
+@functools.lru_cache
+def _others(model: Model, train: bool) -> tuple[str, ...]:
+  """The names of a layer's collections but 'params'."""
+  layer = Layer(model, train, parent=None)
+  made = jax.eval_shape(lambda: layer.init(jax.random.key(0), *_blank(model)))
+  return tuple(name for name in made if name != 'params')
 
 
 def _init(model: Model, key: jax.Array) -> Any:

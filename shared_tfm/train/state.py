@@ -55,7 +55,12 @@ def boxed(config: Config, key: jax.Array) -> Any:
 def initial(config: Config, seed: jax.Array) -> State:
   """A fresh state. `seed` is an integer scalar, and the only randomness."""
   init_key, key = jax.random.split(jax.random.key(seed))
-  variables = nn.unbox(boxed(config, init_key))
+  return _around(config, boxed(config, init_key), key)
+
+
+def _around(config: Config, variables: Any, key: jax.Array) -> State:
+  """A fresh state of variables in their boxes."""
+  variables = nn.unbox(variables)
   params = variables.pop('params')
   variables |= prune.initial(config.prune, variables.get('masks', {}), params)
   return State(
@@ -71,17 +76,23 @@ def initial(config: Config, seed: jax.Array) -> State:
 
 
 @functools.lru_cache(maxsize=8)
+def _boxes(config: Config) -> Any:
+  """What `boxed` makes, as shapes; to trace it takes a second."""
+  return jax.eval_shape(functools.partial(boxed, config), jax.random.key(0))
+
+
+@functools.lru_cache(maxsize=8)
 def shapes(config: Config) -> State:
   """The shapes and dtypes of a state."""
-  return jax.eval_shape(functools.partial(initial, config), jnp.uint32(0))
+  around = functools.partial(_around, config)
+  return jax.eval_shape(around, _boxes(config), jax.random.key(0))
 
 
 @functools.lru_cache(maxsize=8)
 def shardings(config: Config, mesh: jax.sharding.Mesh) -> State:
   """Where each part of a state lives."""
-  init, state = functools.partial(boxed, config), shapes(config)
-  params = jax.eval_shape(init, jax.random.key(0))['params']
-  where = meshes.of_params(params, mesh)
+  state = shapes(config)
+  where = meshes.of_params(_boxes(config)['params'], mesh)
   whole = NamedSharding(mesh, PartitionSpec())
   return jax.tree.map(lambda _: whole, state).replace(
     params=where,
