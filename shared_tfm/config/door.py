@@ -1,6 +1,7 @@
 """The one door from a ConfigDict into the frozen Config."""
 
 import dataclasses
+import functools
 import math
 import typing
 from collections.abc import Collection, Mapping
@@ -59,8 +60,7 @@ def _overlay(
     elif inside:
       raise BadInput(f'{name} is a group of fields, got {value!r}')
     elif value is not None:
-      with config.ignore_type():
-        config[key] = _typed(name, value, type(config[key]))
+      config[key] = _typed(name, value, type(config[key]))
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:
@@ -96,10 +96,15 @@ def cross(config: Fields | Config, own: Collection[str] = ()) -> Config:
 
 def given(config: Fields) -> set[str]:
   """The fields that a user gave, with dots; see `cross`."""
-  found, every = _leaves(config), _leaves(default())
+  found, every = _leaves(config), _defaults()
   if found.keys() < every.keys():
     return {name for name, value in found.items() if value is not None}
   return {name for name, value in found.items() if value != every[name]}
+
+
+@functools.cache
+def _defaults() -> Mapping[str, Any]:
+  return _leaves(dataclasses.asdict(Config()))
 
 
 def _leaves(fields: Fields, prefix: str = '') -> dict[str, Any]:
