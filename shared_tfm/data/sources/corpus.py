@@ -11,8 +11,10 @@ of its training split. `data.max_bytes` keeps the front of every split.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
+import os
 import pathlib
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
@@ -132,11 +134,7 @@ def _shuffled(
 def _local(data: Data, split: str) -> Iterator[str]:
   """The source code of the running Python's standard library."""
   root = pathlib.Path(sysconfig.get_path('stdlib'))
-  paths = [
-    path
-    for path in root.rglob('*.py')
-    if NOT_LIBRARY.isdisjoint(path.relative_to(root).parts)
-  ]
+  paths = _library(root)
   need(bool(paths), f'no .py files under {root}, the standard library')
 
   def read(path: pathlib.Path) -> str:
@@ -145,7 +143,20 @@ def _local(data: Data, split: str) -> Iterator[str]:
     except UnicodeDecodeError:  # a few files of the library are older
       return ''
 
-  return _share(_shuffled(paths, root), read, data, split)
+  return _share(paths, read, data, split)
+
+
+@functools.cache
+def _library(root: pathlib.Path) -> list[pathlib.Path]:
+  """The library's files, in order; what was installed may be many times more.
+
+  Folders that are left out are not gone through.
+  """
+  found = []
+  for folder, inside, names in os.walk(root):
+    inside[:] = {*inside} - NOT_LIBRARY
+    found += [pathlib.Path(folder, n) for n in names if n.endswith('.py')]
+  return _shuffled(found, root)
 
 
 def _text(data: Data, split: str) -> Iterator[str]:
