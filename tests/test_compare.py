@@ -471,6 +471,18 @@ def test_a_worker_that_cannot_go_on_ends_all(fields, tmp_path, capsys):
   assert not run.folder.exists()
 
 
+def test_a_process_stays_with_a_row_whose_programs_it_has():
+  """Two take a row each, and the third together."""
+  waiting = pool.Waiting(['none'] * 2 + ['all'] * 3 + ['cycle'] * 3)
+  order = [1, 2, 1, 2, 1, 1, 2, 1]  # the second is slower
+  assert [waiting.take(who) for who in order] == [0, 2, 1, 3, 5, 6, 4, 7]
+  assert waiting.take(2) is None
+  waiting = pool.Waiting(['none'] * 3)
+  assert [waiting.take(1), waiting.take(2)] == [0, 1]  # nothing else is left
+  waiting.clear()
+  assert waiting.take(1) is None
+
+
 def test_each_process_sees_its_own_gpus(fields, tmp_path, monkeypatch):
   two = with_fields(fields, 'train', batch_size=8) | {'mesh': {'data': 2}}
   run = trained.Run('none', 0, config.cross(two), tmp_path)

@@ -1,7 +1,8 @@
 """The runs of a comparison, one after the other or in several processes.
 
 A process has one run at a time and, where there are GPUs, as many of these to
-itself as the mesh takes. Each run is what it would be alone, bit for bit.
+itself as the mesh takes. It stays with a row, whose programs it has, as long as
+one of its seeds is left. Each run is what it would be alone, bit for bit.
 """
 
 import contextlib
@@ -144,10 +145,8 @@ def _answers(
   jobs: Sequence[Job], environs: Sequence[Mapping[str, str]], bar: tqdm.tqdm
 ) -> Iterator[tuple[int, Any]]:
   """The answer to each job, with its place, in the order in which they end."""
-  waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+  waiting = Waiting([job.get('scheme', '') for job in jobs])
   told: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-  for place in range(len(jobs)):
-    waiting.put(place)
   environs = environs[: len(jobs)]
   workers = [_start(environ) for environ in environs]
   threads = [
@@ -162,9 +161,7 @@ def _answers(
     Only once: a process that is told twice does not save first.
     """
     nonlocal ended
-    with contextlib.suppress(queue.Empty):
-      while True:
-        waiting.get_nowait()
+    waiting.clear()
     for worker in () if ended else workers:
       worker.terminate()
     ended = True
@@ -204,6 +201,38 @@ def _answers(
     )
 
 
+class Waiting:
+  """What has not begun, one after the other, for several that take of it."""
+
+  def __init__(self, schemes: Sequence[str]):
+    """Takes the row of each."""
+    self._left = dict(enumerate(schemes))
+    self._held: dict[int, str] = {}  # the row that each taker has
+    self._lock = threading.Lock()
+
+  def take(self, taker: int) -> int | None:
+    """The place of the next, which is of the taker's row if one is left;
+
+    or else of a row that no other has, or else the first. None: all have begun.
+    """
+    with self._lock:
+      own = self._held.pop(taker, None)
+      others = {*self._held.values()}
+
+      def rank(place: int) -> tuple[bool, bool]:
+        return self._left[place] != own, self._left[place] in others
+
+      place = min(self._left, key=rank, default=None)  # the first of the least
+      if place is not None:
+        self._held[taker] = self._left.pop(place)
+      return place
+
+  def clear(self) -> None:
+    """Nothing is left."""
+    with self._lock:
+      self._left.clear()
+
+
 def _start(environ: Mapping[str, str]) -> subprocess.Popen[str]:
   return subprocess.Popen(
     [sys.executable, '-m', 'shared_tfm.report.worker'],
@@ -218,18 +247,15 @@ def _start(environ: Mapping[str, str]) -> subprocess.Popen[str]:
 def _lead(
   worker: subprocess.Popen[str],
   jobs: Sequence[Job],
-  waiting: 'queue.SimpleQueue[int]',
+  waiting: Waiting,
   told: 'queue.SimpleQueue[tuple[int, Any]]',
 ) -> None:
   """Gives one process a job after the other, and passes on what it says."""
   assert worker.stdin and worker.stdout
   place, ended = 0, False
   try:
-    while not ended:
-      try:
-        place = waiting.get_nowait()
-      except queue.Empty:
-        break
+    while not ended and (begun := waiting.take(worker.pid)) is not None:
+      place = begun
       worker.stdin.write(json.dumps(jobs[place]) + '\n')
       worker.stdin.flush()
       answer: dict[str, Any] = {}
