@@ -140,6 +140,7 @@ def test_what_a_sweep_writes(whole):
   page = (workdir / 'report.html').read_text()
   for scheme in SCHEMES:
     assert f'>{scheme}<' in page
+  assert '>devices</' in page and '>1 x cpu</' in page
   for name in FILES[:3]:
     assert matplotlib.image.imread(workdir / name).std() > 0.01
 

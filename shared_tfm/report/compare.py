@@ -200,7 +200,7 @@ def report(
     owners,
     drawn,
     dataclasses.asdict(planned[0].config),
-    versions(),
+    versions() | trained.devices(planned),
   )
 
 

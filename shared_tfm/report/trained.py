@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,17 @@ def result(run: Run, measured: Mapping[str, Any], adjusted: str) -> Result:
     },
     adjusted=adjusted,
   )
+
+
+def devices(planned: Sequence[Run]) -> dict[str, str]:
+  """What runs that are done were trained on, where they say so."""
+  told = [
+    json.loads(path.read_text()).get('device')
+    for one in planned
+    if (path := one.folder / runs.RESULT).exists()
+  ]
+  kinds = dict.fromkeys(filter(None, told))
+  return {'devices': ', '.join(kinds)} if kinds else {}
 
 
 def number(value: Any) -> Any:

@@ -223,6 +223,7 @@ def _train(
       **{f'validation_{name}': value for name, value in measured.items()},
       **compiled.task.baseline(dataset),
       'peak_memory_bytes': compiled.peak_bytes,
+      'device': meshes.described(compiled.mesh),
       'skipped': int(state.skipped),
       **frozen.concluded(config, state),
       **prune.concluded(config, state),

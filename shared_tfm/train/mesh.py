@@ -124,6 +124,11 @@ def count(mesh: jax.sharding.Mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in SHARDS)
 
 
+def described(mesh: jax.sharding.Mesh) -> str:
+  """How many devices of what kind, such as '4 x NVIDIA H200'."""
+  return f'{mesh.size} x {mesh.local_devices[0].device_kind}'
+
+
 def spec(
   names: Sequence[str | None],
   shape: Sequence[int],
