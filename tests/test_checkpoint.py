@@ -16,6 +16,7 @@ import pytest
 from shared_tfm.errors import BadInput
 from shared_tfm.train import orbax
 from shared_tfm.train.checkpoint import Checkpoints, content_hash
+from shared_tfm.train.fingerprint import fingerprint
 
 # Orbax leaves coroutines behind when it cannot read something.
 pytestmark = pytest.mark.filterwarnings(
@@ -449,3 +450,13 @@ def test_one_bit_changes_the_hash():
   bit = {'a': one['a'].copy()}
   bit['a'].view(np.uint8)[2345] ^= 1
   assert content_hash(one, {}) != content_hash(bit, {})
+
+
+def test_a_fingerprint_is_what_it_was():
+  """Checkpoints of earlier versions hold it; see fingerprint.py."""
+  assert fingerprint(state(7)) == 'dc4ee4d8852c7a4b17474bc5d861b72a'
+  assert fingerprint({}) == '0' * 32
+  assert (
+    fingerprint({'none': jnp.zeros((0, 3))})
+    == '7a1ee82a6633b574621023c658a74c05'
+  )

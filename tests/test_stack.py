@@ -5,6 +5,7 @@ neither memory nor compile time that sharing should save.
 import dataclasses
 import functools
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -576,3 +577,12 @@ def test_every_parameter_has_axis_names():
       assert len(box.names) == box.value.ndim, path
       in_bank = path[0].key == 'stack'
       assert (box.names[0] == 'owner') == in_bank, path
+
+
+@pytest.mark.parametrize('assignment', ASSIGNMENTS)
+def test_a_bank_of_other_rows_is_refused(assignment):
+  """What is read beyond the last row would be that row, and nobody told."""
+  given = variables_of(config_of('cycle:3', assignment))
+  model = build(config_of('none', assignment))
+  with pytest.raises(flax.errors.ScopeParamShapeError, match=r'\(3, '):
+    model.apply(given, TOKENS)

@@ -253,6 +253,10 @@ def test_a_state_starts_from_its_seed_alone():
   assert len(drawn) == 8 and all(drawn)
   rule = optimizer.make(made)
   assert_same(first.opt_state, rule.init(first.params))
+  shapes = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), first
+  )
+  assert states.shapes(made) == shapes
 
 
 # Micro-batches.
