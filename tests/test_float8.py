@@ -18,6 +18,7 @@ from test_step import apart, batch, crossed, moments, walk
 
 from shared_tfm import accounting, config_file, tasks
 from shared_tfm import config as configs
+from shared_tfm.config import ranges
 from shared_tfm.config.precision import BYTES, PRECISIONS
 from shared_tfm.errors import BadInput
 from shared_tfm.layers import dot, float8
@@ -341,33 +342,55 @@ def test_scores_depend_on_nothing_that_stands_beside_a_text():
 
 
 def traced(config):
-  """The metrics' names of a training step, of which nothing is run."""
-  seed = jax.ShapeDtypeStruct((), jnp.uint32)
-  state = jax.eval_shape(functools.partial(states.initial, config), seed)
+  """The metrics of a training step, of which nothing is run."""
+  state = states.shapes(config)
   one = tasks.make(config).batches()[0]
   after, metrics = jax.eval_shape(steps.train_step(config), state, one)
   assert {a.dtype.name for a in jax.tree.leaves(after.params)} == {'float32'}
   return metrics
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_every_task_takes_it(path):
-  """Those of all configs."""
-  config = config_file.load(str(path), ['--config.model.dtype=float8'])
-  assert traced(config)['loss'].dtype == jnp.float32
+def of_path(path):
+  return config_file.load(str(path), ['--config.model.dtype=float8'])
+
+
+def of_preset(preset):
+  made = gallery.example(preset)
+  model = dataclasses.replace(made.model, dtype='float8')
+  data = made.data
+  if model.family == 'encoder_decoder':  # reads a source
+    data = dataclasses.replace(data, source='reverse')
+  return dataclasses.replace(made, model=model, data=data)
+
+
+def parts():
+  """The presets and configs that have a part which none before has.
+
+  A part is a choice or a switch of the network, or the kind of task.
+  """
+  named = {preset.name: of_preset(preset) for preset in PRESETS.values()}
+  named |= {path.name: of_path(path) for path in CONFIGS}
+  seen, found = set(), []
+  for name, made in named.items():
+    fields = {
+      'task': type(tasks.make(made)).__name__,
+      **dataclasses.asdict(made.model),
+    }
+    has = {
+      (field, value)
+      for field, value in ranges.leaves(fields)
+      if type(value) in (str, bool) and not field.startswith('sharing')
+    }
+    if has - seen:
+      found.append(pytest.param(made, id=name))
+    seen |= has
+  return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('preset', PRESETS.values(), ids=lambda p: p.name)
-def test_every_preset_takes_it(preset):
-  config = gallery.example(preset)
-  model = dataclasses.replace(config.model, dtype='float8')
-  config = dataclasses.replace(config, model=model)
-  if config.model.family == 'encoder_decoder':  # reads a source
-    data = dataclasses.replace(config.data, source='reverse')
-    config = dataclasses.replace(config, data=data)
-  assert 'loss' in traced(config)
+@pytest.mark.parametrize('made', parts())
+def test_every_part_takes_it(made):
+  assert traced(made)['loss'].dtype == jnp.float32
 
 
 def test_policies():

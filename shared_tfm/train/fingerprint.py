@@ -24,18 +24,22 @@ def fingerprint(state: Any) -> str:
   Args:
     state: a tree of arrays of any integer or floating dtype, or bool.
   """
-  sums = []
-  with jax.transfer_guard('allow'):  # of eight words for each leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-      head = f'{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}'
-      salts = np.frombuffer(hashlib.sha256(head.encode()).digest(), np.uint32)
-      sums.append(_summed(leaf, salts))
-    words = sum(jax.device_get(sums), np.zeros(WORDS, np.uint32))
-  return ''.join(f'{word:08x}' for word in words)
+  words = jax.device_get(_summed(state))
+  return ''.join(f'{int(word):08x}' for word in words)
 
 
-@jax.jit  # once for all leaves of a shape: weights, and moments of each
-def _summed(leaf: jax.Array, salts: jax.Array) -> jax.Array:
+@jax.jit  # one program: where there are several, hosts may differ in the order
+def _summed(state: Any) -> jax.Array:
+  totals = jnp.zeros(WORDS, jnp.uint32)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    head = f'{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}'
+    salts = np.frombuffer(hashlib.sha256(head.encode()).digest(), np.uint32)
+    totals += _of_leaf(leaf, salts.reshape(2, WORDS).T)
+  return totals
+
+
+@jax.jit  # traced once for all leaves of a shape: weights, moments of each
+def _of_leaf(leaf: jax.Array, salts: jax.Array) -> jax.Array:
   def one(salts: jax.Array) -> jax.Array:
     salt, second = salts
     key = _mixed(_mixed(_places(leaf.shape) ^ salt) + second)
@@ -45,7 +49,7 @@ def _summed(leaf: jax.Array, salts: jax.Array) -> jax.Array:
       key = _mixed(key + salt)
     return total
 
-  return jax.lax.map(one, salts.reshape(2, WORDS).T)
+  return jax.vmap(one)(salts)
 
 
 def _places(shape: tuple[int, ...]) -> jax.Array:
