@@ -107,7 +107,8 @@ class Started:
 
   def saved(self, after=0):
     """Waits for a checkpoint of a later step, which it returns."""
-    while True:
+    begun = time.monotonic()
+    while time.monotonic() - begun < 600:  # they may wait for each other
       found = [
         int(path.name)
         for path in (self.folder / 'run' / 'checkpoints').glob('*')
@@ -120,6 +121,9 @@ class Started:
         self.end()
         raise AssertionError(f'ended with {codes} before it was saved')
       time.sleep(0.1)
+    for process in self.running:
+      process.kill()
+    raise AssertionError('nothing was saved in ten minutes')
 
   def end(self, timeout=600):
     """Waits; the exit statuses, and what was said on standard error."""
