@@ -89,7 +89,7 @@ class Stack(nn.Module):
     stored = narrow.cast(
       stored, found, leaves, m.precision.compute, shapes.is_multiplied
     )
-    state = self._collections(layer)
+    state = self._collections()
     dropout = self.make_rng('dropout') if self.train and m.dropout else None
     kept = kept and kept.run(0)
     places = kept.places if kept else x_BLD.shape[1]
@@ -197,18 +197,19 @@ class Stack(nn.Module):
         found[group] = kept.value
     return masks.applied(stored, found)
 
-  def _collections(self, layer: Layer) -> dict[str, Any]:
+  def _collections(self) -> dict[str, Any]:
     """Declares every other collection of a layer, with a slot per visit."""
 
     def start(name: str) -> Any:
-      first = layer.init(jax.random.key(0), *_blank(self.model))[name]
+      first = _layer(self.model, jax.random.key(0))[name]
       return jax.tree.map(
         lambda a: jnp.repeat(a[None], self.model.num_layers, axis=0), first
       )
 
     return {
       name: self.variable(name, 'layer', start, name)
-      for name in _others(self.model, self.train)
+      for name in _shapes(self.model)
+      if name != 'params'
     }
 
 
@@ -238,28 +239,37 @@ def as_held(model: Model, bank: Mapping[str, Any]) -> dict[str, Any]:
 @functools.lru_cache
 def layout(model: Model) -> bank.Layout:
   """Every tensor of a layer, and the component it follows."""
-  shapes = jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
   units = {
     'heads': model.num_heads,
     'kv_heads': model.num_kv_heads,
     'mlp': model.experts.ff_width if model.experts.num_ff else model.d_ff,
   }
-  return bank.layout(shapes, components(model), units)
+  return bank.layout(_shapes(model)['params'], components(model), units)
 
 
 def _level(model: Model, level: int, key: jax.Array) -> Any:
   """One level of a fresh bank, as the parameter tree holds it."""
-  init = functools.partial(_init, model)
-  rows = bank.init_level(level, init, components(model), layout(model), key)
-  name = links.group(level)
-  return as_held(model, {name: rows})[name]
+  return _of_layers(model, level, lambda key: _layer(model, key)['params'], key)
 
 
 @functools.lru_cache
 def _level_shapes(model: Model, level: int) -> Any:
-  return jax.eval_shape(
-    functools.partial(_level, model, level), jax.random.key(0)
-  )
+  """The shapes of a level, from those of a layer, of which none is made."""
+
+  def zeros(_: jax.Array) -> Any:
+    return jax.tree.map(
+      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(model)['params']
+    )
+
+  made = functools.partial(_of_layers, model, level, zeros)
+  return jax.eval_shape(made, jax.random.key(0))
+
+
+def _of_layers(model: Model, level: int, init: bank.Init, key: Any) -> Any:
+  """One level of a bank whose layers begin as `init` says."""
+  rows = bank.init_level(level, init, components(model), layout(model), key)
+  name = links.group(level)
+  return as_held(model, {name: rows})[name]
 
 
 def _shaped_as_level(model: Model, level: int, _: jax.Array) -> Any:
@@ -270,16 +280,15 @@ def _shaped_as_level(model: Model, level: int, _: jax.Array) -> Any:
 
 
 @functools.lru_cache
-def _others(model: Model, train: bool) -> tuple[str, ...]:
-  """The names of a layer's collections but 'params'."""
-  layer = Layer(model, train, parent=None)
-  made = jax.eval_shape(lambda: layer.init(jax.random.key(0), *_blank(model)))
-  return tuple(name for name in made if name != 'params')
+def _shapes(model: Model) -> Any:
+  """The shapes of all collections of a layer."""
+  return jax.eval_shape(functools.partial(_layer, model), jax.random.key(0))
 
 
-def _init(model: Model, key: jax.Array) -> Any:
-  """One layer's parameters."""
-  return Layer(model, parent=None).init(key, *_blank(model))['params']
+@functools.partial(jax.jit, static_argnums=0)
+def _layer(model: Model, key: jax.Array) -> Any:
+  """A fresh layer, which is traced once for all its rows, levels and states."""
+  return Layer(model, parent=None).init(key, *_blank(model))
 
 
 def _blank(model: Model) -> tuple[jax.Array, Context]:
