@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_presets import examples, new_parts
 
 from shared_tfm import config
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
-from shared_tfm.report import gallery
-from shared_tfm.sharing.presets import PRESETS
 
 V, B, L, S = 24, 3, 12, 5
 LENGTHS = np.array([5, 1, 3])  # of the prompts
@@ -132,17 +131,11 @@ def check(made):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('preset', PRESETS.values(), ids=lambda p: p.name)
-def test_every_preset(preset):
-  sizes = {**gallery.SMALL, 'num_layers': preset.layers}
-  check(
-    config.cross(
-      {
-        'preset': preset.example,
-        'model': {**sizes, 'vocab_size': V, 'max_len': L},
-      }
-    )
-  )
+@pytest.mark.parametrize(
+  'made', new_parts(examples({'vocab_size': V, 'max_len': L}))
+)
+def test_every_part_of_a_preset(made):
+  check(made)
 
 
 LOOPED = {'num_layers': 8, 'sharing': {'layer': 'recurrent:1/2x3/1'}}

@@ -1,6 +1,5 @@
 """Products of eight-bit operands: their rounding, and networks made of them."""
 
-import dataclasses
 import functools
 
 import jax
@@ -13,18 +12,16 @@ import test_stack
 import test_sums
 from test_configs import CONFIGS
 from test_dot import draw, inside_a_loop
+from test_presets import examples, new_parts
 from test_stack import assert_close, assert_near
 from test_step import apart, batch, crossed, moments, walk
 
 from shared_tfm import accounting, config_file, tasks
 from shared_tfm import config as configs
-from shared_tfm.config import ranges
 from shared_tfm.config.precision import BYTES, PRECISIONS
 from shared_tfm.errors import BadInput
 from shared_tfm.layers import dot, float8
 from shared_tfm.model import build
-from shared_tfm.report import gallery
-from shared_tfm.sharing.presets import PRESETS
 from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
@@ -350,45 +347,17 @@ def traced(config):
   return metrics
 
 
-def of_path(path):
-  return config_file.load(str(path), ['--config.model.dtype=float8'])
-
-
-def of_preset(preset):
-  made = gallery.example(preset)
-  model = dataclasses.replace(made.model, dtype='float8')
-  data = made.data
-  if model.family == 'encoder_decoder':  # reads a source
-    data = dataclasses.replace(data, source='reverse')
-  return dataclasses.replace(made, model=model, data=data)
-
-
-def parts():
-  """The presets and configs that have a part which none before has.
-
-  A part is a choice or a switch of the network, or the kind of task.
-  """
-  named = {preset.name: of_preset(preset) for preset in PRESETS.values()}
-  named |= {path.name: of_path(path) for path in CONFIGS}
-  seen, found = set(), []
-  for name, made in named.items():
-    fields = {
-      'task': type(tasks.make(made)).__name__,
-      **dataclasses.asdict(made.model),
-    }
-    has = {
-      (field, value)
-      for field, value in ranges.leaves(fields)
-      if type(value) in (str, bool) and not field.startswith('sharing')
-    }
-    if has - seen:
-      found.append(pytest.param(made, id=name))
-    seen |= has
+def every():
+  """Every preset's example, and every config, with eight bits."""
+  found = examples({'dtype': 'float8'})
+  for path in CONFIGS:
+    given = ['--config.model.dtype=float8']
+    found[path.name] = config_file.load(str(path), given)
   return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('made', parts())
+@pytest.mark.parametrize('made', new_parts(every()))
 def test_every_part_takes_it(made):
   assert traced(made)['loss'].dtype == jnp.float32
 
