@@ -202,9 +202,12 @@ def assert_read(parts, sharing, options, dtype):
   leaves = {p: leaf for p, leaf in whole.items() if '.'.join(p[:2]) in parts}
   random = np.random.default_rng(3)
   with pytest.MonkeyPatch.context() as patch:
-    # Not cached: others may ask for what is known of the same model.
-    for name in ('layout', '_level_shapes', '_shapes', '_layer'):
-      patch.setattr(stack, name, getattr(stack, name).__wrapped__)
+    # Caches of their own: others may ask for what is known of the same model.
+    for name in ('layout', '_level_shapes', '_shapes'):
+      patch.setattr(
+        stack, name, functools.cache(getattr(stack, name).__wrapped__)
+      )
+    patch.setattr(stack, '_layer', stack._layer.__wrapped__)
     patch.setattr(stack, 'Layer', functools.partial(Reader, leaves))
     bank = jax.tree.map(
       lambda leaf: 0.3 * random.normal(size=leaf.shape).astype(np.float32),
