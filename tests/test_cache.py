@@ -1,4 +1,4 @@
-"""Cached logits equal those of the whole text, for every preset and part."""
+"""Cached logits equal those of the whole text, for every part of a network."""
 
 import functools
 

@@ -127,8 +127,7 @@ def _aeslc(given: str, split: str) -> list[Pair]:
     raise BadInput(f'{path}: {error.strerror}') from None
   except (
     EOFError,
-    NotImplementedError,  # packed in a way that is not known
-    RuntimeError,  # encrypted
+    RuntimeError,  # encrypted, or packed in a way that is not known
     zipfile.BadZipFile,
     zlib.error,
   ) as error:

@@ -81,7 +81,6 @@ class File:
       raise BadInput(f'{self} cannot be read: {reason}') from None
     except (  # what damaged, cut or encrypted files make the libraries raise
       EOFError,
-      NotImplementedError,
       RuntimeError,
       zipfile.BadZipFile,
       zlib.error,
