@@ -22,8 +22,10 @@ def get_config() -> ml_collections.ConfigDict:
     'position': 'rotary',
     'norm': 'rmsnorm',
     'use_bias': False,
+    'embed_scale': 'width',
+    'residual_scale': 'depth',
   }
-  config.optimizer = {'learning_rate': 5e-3, 'warmup_steps': 20}
+  config.optimizer = {'learning_rate': 1e-2, 'warmup_steps': 20}
   config.train = {
     'num_steps': 280,
     'batch_size': 8,

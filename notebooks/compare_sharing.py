@@ -127,8 +127,10 @@ config = {
     'norm': 'rmsnorm',
     'activation': 'relu',
     'use_bias': False,
+    'embed_scale': 'width',
+    'residual_scale': 'depth',
   },
-  'optimizer': {'learning_rate': 5e-3, 'warmup_steps': STEPS // 10},
+  'optimizer': {'learning_rate': 1e-2, 'warmup_steps': STEPS // 10},
   'train': {
     'num_steps': STEPS,
     'batch_size': 2 if SMALL else 8,

@@ -868,7 +868,6 @@ def test_random_depth_needs_loops_that_are_alike():
 REFUSED = {
   'tables that change': {'adapt': {'method': 'merge'}},
   'an encoder_decoder runs': {'model': {'family': 'encoder_decoder'}},
-  'model.residual_scale depth': {'model': {'residual_scale': 'depth'}},
   'a model of rule token_choice': {
     'model': {'depth': {'rule': 'token_choice'}}
   },

@@ -12,7 +12,9 @@ import oracle
 import pytest
 
 from shared_tfm import config as configs
+from shared_tfm.compress import left_out
 from shared_tfm.config import shapes
+from shared_tfm.config.rerun import rerun
 from shared_tfm.errors import BadInput
 from shared_tfm.layers.context import Context
 from shared_tfm.layers.layer import Layer
@@ -481,6 +483,16 @@ def test_factors_by_visits_need_a_fixed_table(field):
 # Residual scaling.
 
 
+def smaller(params):
+  """Output projections over the root of the number of sublayers."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: (
+      p / (2 * LAYERS) ** 0.5 if path[-2].key in ('out', 'down') else p
+    ),
+    params,
+  )
+
+
 @pytest.mark.parametrize(
   'position', ['pre', pytest.param('post', marks=pytest.mark.slow)]
 )
@@ -491,15 +503,38 @@ def test_sublayers_add_their_output_over_the_root_of_their_number(position):
   x_BLD = jax.random.normal(jax.random.key(0), (2, L, 16))
   context = Context(jnp.broadcast_to(jnp.arange(L), (2, L)))
   params = nn.unbox(Layer(model).init(jax.random.key(1), x_BLD, context))
-  small = jax.tree_util.tree_map_with_path(
-    lambda path, p: (
-      p / (2 * LAYERS) ** 0.5 if path[-2].key in ('out', 'down') else p
-    ),
-    params,
-  )
+  small = smaller(params)
   deep = Layer(scaled).apply(params, x_BLD, context)[0]
   np.testing.assert_allclose(
     deep, Layer(model).apply(small, x_BLD, context)[0], rtol=1e-5, atol=1e-6
   )
   plain = Layer(model).apply(params, x_BLD, context)[0]
   assert np.abs(deep - plain).max() > 0.1
+
+
+def without_two(model, params):
+  return left_out.without(model, params, {}, [1, 2])[:2]
+
+
+@pytest.mark.parametrize(
+  'changed', [lambda m, p: (rerun(m, 5), p), without_two], ids=['more', 'fewer']
+)
+def test_visits_of_another_number_add_what_they_did_when_they_trained(changed):
+  model = crossed({'layer': 'cycle:2'}).model
+  params = variables_of(crossed({'layer': 'cycle:2'}))['params']
+  scaled = dataclasses.replace(model, residual_scale='depth')
+  other, given = changed(scaled, params)
+  assert other.num_layers != LAYERS and other.residual_visits == LAYERS
+  plain, small = changed(model, smaller(params))
+  assert plain.residual_visits == 0
+  np.testing.assert_allclose(
+    Transformer(other).apply({'params': given}, TOKENS),
+    Transformer(plain).apply({'params': small}, TOKENS),
+    rtol=1e-5,
+    atol=1e-5,
+  )
+
+
+def test_visits_that_scale_nothing():
+  with pytest.raises(BadInput, match='residual_scale depth, got 3 and'):
+    crossed({}, residual_visits=3)

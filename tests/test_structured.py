@@ -296,7 +296,6 @@ def test_the_loss_without_a_visit_is_that_of_the_network_without_it(small):
   [
     ({}, {'family': 'encoder_decoder'}, 'one stack of fixed depth'),
     ({}, {'depth': {'rule': 'act'}}, 'model.depth.rule act'),
-    ({}, {'residual_scale': 'depth'}, "residual_scale 'none', got 'depth'"),
     ({'kv_source': 'sequence:2'}, {}, "got 'sequence:2'"),
     ({}, {'step_signal': 'sinusoidal'}, 'step_signal sinusoidal'),
   ],

@@ -29,6 +29,7 @@ BASE = (
   *('train', '--config=configs/quickstart.py'),
   *('--config.model.d_model=128', '--config.model.num_heads=4'),
   *('--config.model.activation=gelu_tanh', '--config.train.num_steps=600'),
+  *('--config.model.embed_scale=none', '--config.model.residual_scale=none'),
   *('--config.optimizer.learning_rate=2e-3', '--config.train.eval_every=100'),
 )
 

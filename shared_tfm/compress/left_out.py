@@ -34,7 +34,6 @@ def check(model: Model) -> None:
   plain: dict[str, tuple[Any, Any]] = {
     'tables': (model.tables, 'fixed'),
     'core_width': (model.core_width, 0),
-    'residual_scale': (model.residual_scale, 'none'),
     'sharing.kv_source': (model.sharing.kv_source, ''),
     'sharing.map_source': (model.sharing.map_source, ''),
   }
@@ -72,7 +71,11 @@ def losses(
   model = config.model
   n = model.num_layers
   short = dataclasses.replace(
-    untied.untied(model), num_layers=n - 1, depth=Depth(), remat_group=1
+    untied.untied(model),
+    num_layers=n - 1,
+    residual_visits=model.scaled_visits,
+    depth=Depth(),
+    remat_group=1,
   )
   less = dataclasses.replace(config, model=short)
   net, observe = build(less), tasks.make(less).observe
@@ -142,6 +145,7 @@ def without(
   shorter = dataclasses.replace(
     model,
     num_layers=len(kept),
+    residual_visits=model.scaled_visits,
     sharing=Sharing(**specs),
     remat_group=model.remat_group if len(kept) % model.remat_group == 0 else 1,
   )

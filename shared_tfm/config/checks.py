@@ -96,6 +96,11 @@ def _check_model(model: Model) -> None:
     'model.rotary_fraction needs to leave 2 features of head_dim'
     f' {model.head_dim} to be rotated, got {model.rotary_fraction}',
   )
+  need(
+    not model.residual_visits or model.residual_scale == 'depth',
+    'model.residual_visits is of model.residual_scale depth, got'
+    f' {model.residual_visits} and {model.residual_scale!r}',
+  )
   tasks.check_head(model)
   fitting.check_bits(model)
   fitting.check_signals(model)

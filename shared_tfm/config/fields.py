@@ -212,6 +212,7 @@ class Model:
   dropout: float = 0.0
   dtype: str = 'float32'  # a policy of config/precision.py
   residual_scale: str = 'none'  # depth: sublayers add y / sqrt(2 N)
+  residual_visits: int = 0  # N there; 0: the visits of this stack
   shared_gradient: str = 'sum'  # of a row's visits: sum, mean, owner's only
   tables: str = 'fixed'  # state: in the train state, as `adapt` needs it
   masked: str = ''  # parts with masks in the train state, as `prune` needs it
@@ -257,6 +258,12 @@ class Model:
   def depth_applied(self) -> int:
     """Visits of the whole stack, of which this may be a part."""
     return self.num_layers
+
+  @property
+  def scaled_visits(self) -> int:
+    """N of `residual_scale` depth; 0 where nothing is scaled."""
+    scaled = self.residual_scale == 'depth'
+    return (self.residual_visits or self.depth_applied) if scaled else 0
 
   @property
   def first_visit(self) -> int:

@@ -17,6 +17,7 @@ _BELOW = {  # what is listed has a bound of its own
 _MAY_BE_ZERO = {
   'model.core_width',
   'model.core_ff',
+  'model.residual_visits',
   'model.type_vocab_size',
   'model.num_classes',
   'model.vocab_size',  # of a network that reads pixels

@@ -33,10 +33,6 @@ def rerun(model: Model, times: int) -> Model:
     f'a model of rule {rule} runs as many loops as it was trained for',
   )
   need(
-    model.residual_scale == 'none',
-    'model.residual_scale depth was trained for its own number of loops',
-  )
-  need(
     model.quantise.activations == 'none',
     'model.quantise.activations has a range for every visit, and no more',
   )
@@ -57,6 +53,7 @@ def rerun(model: Model, times: int) -> Model:
     sharing=dataclasses.replace(model.sharing, **fields),
     depth=depth,
     remat_group=1,
+    residual_visits=model.scaled_visits,
   )
   new = shapes.components(after)
   for name, component in shapes.components(model).items():

@@ -47,7 +47,8 @@ class Layer(nn.Module):
   'peri' (MoEUT, 2405.16039, section 2.4) it stands before what feeds a softmax
   or a sigmoid: queries, keys and routers; values and experts read the stream.
   Dropout is applied to what each sublayer adds; `residual_scale` 'depth'
-  divides that by the root of the number of sublayers applied, 2N (or 3N).
+  divides that by the root of the number of sublayers applied, 2N (or 3N),
+  in the network that was trained: one of more loops or fewer visits keeps it.
   """
 
   model: Model
@@ -84,8 +85,8 @@ class Layer(nn.Module):
     """
     m = self.model
     post, sandwich = m.norm_position == 'post', m.norm_position == 'sandwich'
-    applied = len(m.sublayers) * m.depth_applied
-    scale = applied**-0.5 if m.residual_scale == 'depth' else 1
+    applied = len(m.sublayers) * m.scaled_visits
+    scale = applied**-0.5 if applied else 1
     left = Left()
     x_BLD = self._signalled(x_BLD, context)
     for name in m.sublayers:

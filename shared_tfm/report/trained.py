@@ -49,6 +49,7 @@ NETWORK = {
   'position',
   'quantise',
   'residual_scale',
+  'residual_visits',
   'rope_theta',
   'shared_gradient',
   'sharing',

@@ -50,6 +50,7 @@ FUNCTION = (
   'rope_theta',
   'rotary_fraction',
   'residual_scale',
+  'residual_visits',
   'sharing.kv_source',
   'sharing.map_source',
 )
