@@ -74,22 +74,24 @@ class Stack(nn.Module):
 
     Returns:
       The stream at each exit. Its state holds what the layers observed, by
-      name, with a leading axis of visits.
+      name, with a leading axis of visits. While a plain stack is initialised,
+      the stream as it came: visits declare nothing.
     """
     m = self.model
     layer = Layer(m, self.train, parent=None)
     found, leaves = components(m), layout(m)
     stored = self._masked(self._bank(found, leaves))
+    tables, state = self._tables(found), self._collections()
+    if self.is_initializing() and is_plain(m):
+      return depth.Ran(x_BLD[None], visit.Carry(x_BLD))  # all is declared
     if lender is not None:
       stored = bank.borrowed(stored, lender, found, leaves)
-    tables = self._tables(found)
     if m.shared_gradient == 'mean' and not m.quantise.integers:
       stored = links.scaled_by_visits(stored, found, leaves, tables)
     stored = rounded(m, stored)
     stored = narrow.cast(
       stored, found, leaves, m.precision.compute, shapes.is_multiplied
     )
-    state = self._collections()
     dropout = self.make_rng('dropout') if self.train and m.dropout else None
     kept = kept and kept.run(0)
     places = kept.places if kept else x_BLD.shape[1]
