@@ -6,18 +6,23 @@ import os
 import pathlib
 
 HERE = pathlib.Path(__file__).parent
-# Compiling is most of what the tests do: little is optimised, by the emitters
-# that take least time where XLA still has them, and programs are kept. What is
-# narrow is rounded wherever the program says so: XLA may leave that out, at one
-# place in a loop and at another where there is none.
-FLAGS = '--xla_backend_optimization_level=0 --xla_allow_excess_precision=false'
+# Compiling is half of what the tests do: little is optimised, by the emitters
+# that take least time where XLA still has them, and on the one core that a
+# worker has. What is narrow is rounded wherever the program says so: XLA may
+# leave that out, at one place in a loop and at another where there is none.
+FLAGS = (
+  '--xla_backend_optimization_level=0 --xla_allow_excess_precision=false'
+  ' --xla_cpu_parallel_codegen_split_count=1'
+)
 if importlib.metadata.version('jaxlib') < '0.11':
   FLAGS += ' --xla_cpu_use_fusion_emitters=false'
+# Programs that took long are kept. To write each little one takes longer than
+# all that are found again save.
 os.environ.update(
   {
     'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {FLAGS}',
     'JAX_COMPILATION_CACHE_DIR': str(HERE.parent / '.jax_cache'),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
     'JAX_NUMPY_RANK_PROMOTION': 'raise',
   }

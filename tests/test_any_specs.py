@@ -235,18 +235,7 @@ def assert_read(parts, sharing, options, dtype):
   return [plain.spec(p)[0] for p, shape in plain.paths.items() if shape[1:]]
 
 
-@pytest.fixture
-def programs_not_kept():
-  """Random programs would only fill the folder of compiled ones."""
-  name = 'jax_persistent_cache_min_compile_time_secs'
-  before = getattr(jax.config, name)
-  jax.config.update(name, 60)
-  yield
-  jax.config.update(name, before)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures('programs_not_kept')
 @pytest.mark.parametrize('dtype,wanted', (('float32', 200), ('bfloat16', 50)))
 def test_any_specs_are_read_as_by_plain_loops(dtype, wanted):
   """What the visits of a scan read, and the gradients of all that is stored."""
