@@ -384,6 +384,7 @@ def compilations(act):
   return len(seen)
 
 
+@pytest.mark.slow
 def test_changing_the_table_compiles_nothing():
   compiled, state = started(CHANGING)
   program, adapter = compiled.train, adapt.Adapter(CHANGING, compiled)

@@ -127,6 +127,7 @@ def plain_streams(reader, batch):
   return tuple(np.stack(streams) for streams in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'depth', [{}, {'injection': 'add'}, {'rule': 'act', 'halt_bias': 9.0}]
 )
@@ -148,6 +149,7 @@ def test_streams_are_those_of_a_plain_loop_over_layers(depth):
   )
 
 
+@pytest.mark.slow
 def test_distances_are_those_of_plain_vectors(looped):
   reader = looped
   found = analysis.analyse(reader, ['distance'])['distance']['stack']
@@ -305,6 +307,7 @@ def marked(names):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', marked(FAMILIES))
 def test_the_last_lens_is_the_network(family):
   reader = reader_of(**FAMILIES[family])
@@ -353,6 +356,7 @@ def test_all_that_says_something_of_a_family_is_written(family, tmp_path):
   assert analysis.tell(found).count('depth is fixed') == 1
 
 
+@pytest.mark.slow
 def test_the_lens_is_norm_and_head_of_a_stream(looped):
   reader = looped
   found = lens.measure(reader)
@@ -384,6 +388,7 @@ def test_the_lens_is_norm_and_head_of_a_stream(looped):
   assert found['kl'][1] == pytest.approx(kl / weight, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_lens_of_tokens_that_leave_early():
   base = reader_of(**LOOPS, depth={'rule': 'exits'})
   reader = only(base, criterion='probability', threshold=0.0)
@@ -402,6 +407,7 @@ def test_tokens_as_they_are_shown():
 # Gradients.
 
 
+@pytest.mark.slow
 def test_cosines_are_those_of_a_network_that_shares_nothing(looped):
   """Copied weights, one set a layer, and the gradient of its plain loss."""
   reader = looped
@@ -453,6 +459,7 @@ DEPTHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', marked(DEPTHS))
 def test_depth_of_tokens(rule):
   reader = reader_of(sharing={'layer': 'all'}, depth=DEPTHS[rule])
@@ -509,6 +516,7 @@ def test_ranks_of_known_matrices():
   assert of(np.zeros((2, 3))) == {'effective': 0, 'stable': 0, 'norm': 0}
 
 
+@pytest.mark.slow
 def test_ranks_of_every_level():
   reader = reader_of(
     sharing={'layer': 'cycle:2+none@3+none@diagonal', 'feed_forward': 'soft:2'}
@@ -570,6 +578,7 @@ def here(trained, tmp_path, monkeypatch):
 ANALYSE = ('analyse', '--workdir=run', '--batches=1')
 
 
+@pytest.mark.slow
 def test_analyse_writes_and_tells_all(here, capsys):
   before = test_cli.tree(here / 'run')
   told = test_cli.said(capsys, *ANALYSE)

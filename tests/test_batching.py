@@ -138,6 +138,7 @@ def test_so_it_is_where_all_tokens_run_all_of_the_model(kind):
     assert found[number].tokens.tolist() == expected
 
 
+@pytest.mark.slow
 def test_an_owners_slot_is_enough_for_its_loops():
   given = requests(5)
   found = batched('all', given, policy='owner')
@@ -146,6 +147,7 @@ def test_an_owners_slot_is_enough_for_its_loops():
     assert found[number].tokens.tolist() == expected
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_the_deepest():
   """Of the same tokens, fewer ticks than where all wait for all."""
   made, variables = ready('all')
@@ -161,6 +163,7 @@ def test_nobody_waits_for_the_deepest():
   assert ticks[False] < ticks[True]
 
 
+@pytest.mark.slow
 def test_requests_come_and_go_while_others_run():
   made, variables = ready('all')
   long, second, third, late = (

@@ -238,6 +238,7 @@ def test_what_beam_search_cannot_do():
     beam.beam_search(decoder, {}, SOURCES, MASK, START, EOS, 4, 2, 0.6)
 
 
+@pytest.mark.slow
 def test_a_decoders_prompts_are_continued():
   """Prompts of two lengths, against every continuation of 3 tokens."""
   config = configs.cross(

@@ -152,6 +152,7 @@ def test_a_batch_with_something_unknown_is_none():
 # What is measured.
 
 
+@pytest.mark.slow
 def test_the_figures_follow_from_each_other(here, capsys):
   measured = json.loads(said(capsys, *BENCH, '--json'))
   described = json.loads(
@@ -181,6 +182,7 @@ def test_the_figures_follow_from_each_other(here, capsys):
   assert [path.name for path in here.iterdir()] == ['config.py']
 
 
+@pytest.mark.slow
 def test_programs_of_the_cache_are_told(here):
   config, kept = config_file.load('config.py', []), jax.config.values
   kept = kept['jax_compilation_cache_dir']
@@ -223,6 +225,7 @@ def test_of_policies_the_chosen_one_is_told(here, monkeypatch):
   assert re.search('^remat +full, of 2 policies tried$', printed, re.M)
 
 
+@pytest.mark.slow
 def test_a_second_start_finds_its_programs(here):
   """Unless JAX's own variable says that none be kept."""
   top = str(pathlib.Path(__file__).parents[1])
@@ -275,6 +278,7 @@ def test_all_devices_of_the_mesh_are_timed(here):
   assert 0 < step['utilisation'] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', FAMILIES)
 def test_every_kind_of_batch_is_timed(task):
   config = crossed(FAMILIES[task])
@@ -339,6 +343,7 @@ def test_what_products_are_of(monkeypatch, dtype):
 # Where time goes.
 
 
+@pytest.mark.slow
 def test_a_profile_and_its_most_costly_operations(here, capsys):
   trace = '--trace=profile/of/it'
   traced = json.loads(said(capsys, *BENCH, trace, '--json'))['traced']
@@ -365,6 +370,7 @@ def test_a_profile_and_its_most_costly_operations(here, capsys):
   assert not {'while', 'call', 'cond'} & {row['kind'] for row in rows}
 
 
+@pytest.mark.slow
 def test_the_table(here, capsys):
   printed = said(capsys, *BENCH, '--trace=profile')
   lines = printed.splitlines()
@@ -518,6 +524,7 @@ def test_operations_are_named_by_what_the_program_says():
 # Bad input.
 
 
+@pytest.mark.slow
 def test_generation_is_timed(here, capsys):
   sizes = '--batch=3', '--prompt_tokens=5', '--tokens=6'
   words = *BENCH, '--generate', *sizes

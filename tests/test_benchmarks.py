@@ -74,6 +74,7 @@ def test_unknown_sections_and_no_rounds_are_refused(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
 def test_a_loop_in_python_has_the_same_loss_and_gradient(remat):
   made = ours.programs(
@@ -97,6 +98,7 @@ def test_a_loop_in_python_has_the_same_loss_and_gradient(remat):
     unrolled.agree(loss, (grads[0], jax.tree.map(jnp.zeros_like, grads[1])))
 
 
+@pytest.mark.slow
 def test_scaling_is_drawn(tmp_path):
   assert suite.main(['scaling', '--quick', f'--out={tmp_path}']) == 0
   table, data, plots = written(tmp_path)

@@ -199,6 +199,7 @@ def test_every_part(name):
   check(config_of(**PARTS[name]))
 
 
+@pytest.mark.slow
 def test_the_first_visits_keys_are_those_of_kv_source():
   """Recursive sharing says as a policy what a table says in the config."""
   plain = config_of(sharing={'layer': 'cycle:3'})
@@ -211,6 +212,7 @@ def test_the_first_visits_keys_are_those_of_kv_source():
   assert np.abs(found - own).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_an_owners_slot_holds_what_its_last_visit_made():
   made = config_of(sharing={'layer': 'cycle:2'})
   _, variables = started(made)
@@ -302,6 +304,7 @@ def test_loops_behind_a_tokens_exit_are_copies_of_its_last(name):
   assert np.abs(found - every).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_loops_that_are_left_out_are_not_run():
   """Their weights are no numbers, and nobody notices."""
   made = config_of(

@@ -185,6 +185,7 @@ def test_what_a_kill_leaves_is_deleted(tmp_path):
   assert steps(tmp_path) == ['1']
 
 
+@pytest.mark.slow
 def test_what_is_saved_may_be_overwritten_at_once(tmp_path):
   large = jnp.zeros(2**22)
   like = jax.ShapeDtypeStruct(large.shape, large.dtype, sharding=large.sharding)

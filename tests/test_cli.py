@@ -195,6 +195,7 @@ def test_evaluate_scores_the_whole_validation_split(run, capsys):
   assert tree(run) == before
 
 
+@pytest.mark.slow
 def test_evaluate_runs_more_loops(run, capsys):
   """Four times cycle:3 was trained; as many say the same, six another thing."""
   words = ['evaluate', '--workdir=run', '--json']
@@ -205,6 +206,7 @@ def test_evaluate_runs_more_loops(run, capsys):
   assert trained == same != more
 
 
+@pytest.mark.slow
 def test_generate_continues_the_prompt(run, capsys):
   words = ['generate', '--workdir=run', '--prompt=row ', '--tokens=8']
   greedy = said(capsys, *words)
@@ -214,6 +216,7 @@ def test_generate_continues_the_prompt(run, capsys):
   assert one == again != other
 
 
+@pytest.mark.slow
 def test_generate_continues_several_prompts_and_stops(run, capsys):
   words = ['generate', '--workdir=run', '--tokens=8', '--prompt']
   alone = [said(capsys, *words, prompt) for prompt in ('row ', 'a')]

@@ -461,6 +461,7 @@ def test_processes_that_are_cut_are_saved_and_go_on(
   assert told == [*range(1_000, steps + 1, 1_000)]
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_go_on_ends_all(fields, tmp_path, capsys):
   """Its line is the sweep's."""
   run = trained.Run('none', 0, config.cross(fields), tmp_path / 'run')

@@ -69,6 +69,7 @@ def rows(table):
 TABLES = st.lists(st.integers(0, N - 1), min_size=N, max_size=N).map(rows)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(TABLES, TABLES)
 def test_a_table_that_can_say_it_says_it_exactly(there, ours):
@@ -97,6 +98,7 @@ SOURCE = jnp.asarray(np.random.default_rng(1).integers(0, 64, (2, 8)))
 BOTH = {'family': 'encoder_decoder'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('sharing', 'model'),
   (
@@ -229,6 +231,7 @@ def test_what_cannot_be(there, ours, message):
 # The verb.
 
 
+@pytest.mark.slow
 def test_a_run_is_made_and_tuned(run, capsys):
   """It is a run like any other, and the same command goes on with it."""
   command = (

@@ -616,6 +616,7 @@ def test_the_same_weights_run_for_more_loops(layer, depth):
   assert back == config.model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ('random', 'exits'))
 def test_one_loop_is_three_layers_of_their_own(rule):
   """A rule that needs loops to train can be read after the first of them."""

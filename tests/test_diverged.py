@@ -35,6 +35,7 @@ TRAIN = Dataset.train
 # Steps. That a bad batch changes nothing but the counts is in test_step.py.
 
 
+@pytest.mark.slow
 def test_dropped_micro_batches_are_counted_in_a_row():
   made, good, bad = crossed(train__accumulate=2), batch(0), poisoned(1, np.nan)
   read = [good, halves(good, bad), halves(bad, bad), halves(bad, good), good]
@@ -57,6 +58,7 @@ spoilt.defvjp(
 )
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_dropped(monkeypatch):
   """Though the loss is; the batch to be spoilt begins with two zeros."""
 
@@ -136,6 +138,7 @@ GIVEN = {
 }
 
 
+@pytest.mark.slow
 def test_after_so_many_in_a_row_a_run_stops(text, tmp_path, monkeypatch):
   """Its last good checkpoint is kept; on good data it goes on from there."""
   made = tiny(text, train=GIVEN)
@@ -213,6 +216,7 @@ def test_the_verb_says_so_in_a_line(text, tmp_path, monkeypatch, capsys):
   )
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_no_other(text, tmp_path, monkeypatch, caplog):
   given = fields(text, train=GIVEN | {'num_steps': 6})
   spoil(monkeypatch, {2, 3, 4}, seeds=(0,))

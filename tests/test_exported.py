@@ -32,6 +32,7 @@ for shape in (3, 5), (1, 16):
 """
 
 
+@pytest.mark.slow
 def test_it_runs_without_this_project(run, capsys):
   """With any batch and length, and the weights stored as they are shared."""
   told = json.loads(

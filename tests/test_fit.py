@@ -169,6 +169,7 @@ LOSSLESS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(LOSSLESS, LOSSLESS, st.sampled_from(('', '|all', '|sequence:2')))
 def test_what_a_spec_can_say_is_found_again(attention, feed_forward, units):

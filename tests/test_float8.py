@@ -283,6 +283,7 @@ def kept_of_every_visit(remat):
   ]
 
 
+@pytest.mark.slow
 def test_what_policies_keep():
   """Operands in eight bits where all is kept; by name, results alone."""
   everything = kept_of_every_visit('none')

@@ -160,6 +160,7 @@ def made(**model):
   return config, params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('model', 'kind', 'rows'),
   (
@@ -341,6 +342,7 @@ def test_a_tensor_that_is_missing_or_too_many_or_of_another_shape(theirs):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('theirs', ('t5',), indirect=True)
 def test_t5s_tensors_that_are_not_what_they_should_be(theirs):
   """Of its two stacks, and of a feed-forward network with a gate or none."""
@@ -544,6 +546,7 @@ def test_several_files_old_names_and_no_prefix(theirs):
 # The verbs.
 
 
+@pytest.mark.slow
 def test_theirs_to_a_run_and_back(here, capsys):
   """Imported under another scheme; what is exported is imported again."""
   theirs = str(hf_peers.GOLDEN / 'gpt2')

@@ -68,6 +68,7 @@ def specs(draw):
   return '+'.join(levels) + units
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(specs(), st.sampled_from([' ', '\t', '  ']))
 def test_what_is_parsed_is_written_the_same(text, space):

@@ -87,6 +87,7 @@ def test_what_the_fields_may_hold(field, value, rule):
 # What it does to an update.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('count', [1, 2])
 def test_an_update_is_the_same_whatever_the_scale(count):
   """In float32 a power of 2 costs no bit: before clipping it is gone again."""
@@ -109,6 +110,7 @@ def test_an_update_is_the_same_whatever_the_scale(count):
   assert large.skipped == one.skipped == 1
 
 
+@pytest.mark.slow
 def test_small_gradients_are_kept():
   """Those of tokens of such small weight are nothing in float16 itself."""
   one = batch(0, np.full(uneven().shape, 1e-5))
@@ -122,6 +124,7 @@ def test_small_gradients_are_kept():
   assert found[0] > 0.05 > 0.01 > found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('count', [1, 4])
 def test_training_in_float16_survives_overflow(count):
   """From a scale far too high, it comes to where float32 comes.
@@ -140,6 +143,7 @@ def test_training_in_float16_survives_overflow(count):
   assert metrics[-1]['loss'] == pytest.approx(expected[-1]['loss'], abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_scale_that_grows_too_far_comes_back():
   made = crossed(**HALF, train__loss_scale_every=2)
   _, metrics = walk(made, [batch(seed) for seed in range(40)])
@@ -149,6 +153,7 @@ def test_a_scale_that_grows_too_far_comes_back():
   assert falls == metrics[-1]['skipped'] > 2
 
 
+@pytest.mark.slow
 def test_of_two_micro_batches_one_may_overflow():
   """The other is updated by, and unscaled by the scale that it was given."""
   fields = {'train__accumulate': 2, 'optimizer__clip_norm': 0.0}
@@ -200,6 +205,7 @@ def test_every_kind_of_layer_has_float32s_gradient(kind):
   assert 0 < apart(*found) < 0.05
 
 
+@pytest.mark.slow
 def test_padding_is_attended_to_by_nobody():
   """In float16, too: what stands there changes no bit."""
   fields = {'family': 'encoder', 'vocab_size': 64, 'max_len': 8}

@@ -86,6 +86,7 @@ def test_the_share_that_is_hidden(text, tokenizer_of, name, whole_word, ngram):
   assert min(each.sum() for each in weights) >= 1
 
 
+@pytest.mark.slow
 def test_eighty_ten_ten(text, tokenizer_of):
   tokenizer = tokenizer_of['bytes']
   masking = Masking(0.15, tokenizer, 3, whole_word=True)
@@ -105,6 +106,7 @@ def test_eighty_ten_ten(text, tokenizer_of):
   assert len(others) > 240 and max(others) < EOS
 
 
+@pytest.mark.slow
 def test_runs_are_as_often_of_n_as_the_equation_says():
   rng = np.random.default_rng(0)
   free, follows = np.ones(100, bool), np.ones(100, bool)
@@ -125,6 +127,7 @@ def test_runs_are_as_often_of_n_as_the_equation_says():
   assert np.mean(units) == pytest.approx(15, abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['bytes', 'bpe'])
 def test_no_word_is_hidden_in_part(text, tokenizer_of, name):
   tokenizer = tokenizer_of[name]

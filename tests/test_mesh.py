@@ -118,6 +118,7 @@ def test_rules():
   assert cut((None, 'vocab'), (4, 128)) == PartitionSpec(None, 'tensor')
 
 
+@pytest.mark.slow
 def test_every_logical_name_is_known():
   """A name without a rule is one that a layer has misspelt."""
   found = set()

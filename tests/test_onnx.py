@@ -97,6 +97,7 @@ numpy.save('said.npy', session.run(None, {'tokens_BL': tokens})[0])
 """
 
 
+@pytest.mark.slow
 def test_it_runs_where_there_is_no_jax(run, capsys):
   told = json.loads(
     said(capsys, 'export', '--from=run', '--to=onnx', '--out=out')

@@ -319,6 +319,7 @@ def test_zoom_by_drag_wheel_and_buttons(opened):
   assert page.evaluate('scrollY') < top
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_chart_has_room(opened):
   for size in (browser.WIDE, browser.PHONE):
     page = opened(size)

@@ -86,6 +86,7 @@ def refused(capsys, *words):
 # Numbers, against what a hand computes.
 
 
+@pytest.mark.slow
 def test_eight_devices_by_hand(here):
   """Each stored weight is gathered once and its gradient reduced once."""
   plan = planned_by('--mesh=data:2,fsdp:4')
@@ -136,6 +137,7 @@ def test_by_jit_a_shared_gradient_is_sent_inside_the_loop(here):
   assert plan['work']['looped'] > N * 4 * D * F
 
 
+@pytest.mark.slow
 def test_recomputation_is_a_forward_pass_but_for_its_last_product():
   jax.devices()  # what this process has, it keeps
   made = config.cross(GIVEN | {'model': MODEL | {'remat': 'full'}})
@@ -146,6 +148,7 @@ def test_recomputation_is_a_forward_pass_but_for_its_last_product():
   assert plan.held.state == 3 * 4 * STORED + SCALARS
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told():
   jax.devices()
   small = dataclasses.replace(PROFILES['h100'], memory_bytes=1e5)
@@ -154,6 +157,7 @@ def test_what_does_not_fit_is_told():
   assert 'WARNING: it does not fit' in planned.render(plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name,memory,policy',
   [('h100', 1e9, 'none'), ('h100', 1, 'full'), ('cpu', 1e9, 'dots')],
@@ -225,6 +229,7 @@ def test_products_of_eight_bits_are_told_from_others():
   assert eight.values == 24 + 24 + 18
 
 
+@pytest.mark.slow
 def test_a_plan_of_eight_bits_by_hand():
   """What is of linear maps is as fast as a profile says, and moves more."""
   found = {}

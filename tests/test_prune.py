@@ -225,6 +225,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_mask_computes_what_zeros_do(kind):
   config = crossed(model={'sharing': KINDS[kind]}, sparsity=0.6)
@@ -251,6 +252,7 @@ def test_a_mask_computes_what_zeros_do(kind):
   assert said['sparsity'] == pytest.approx(0.6, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_both_stacks_of_a_model_are_masked():
   """The rows that a decoder borrows, too."""
   model = {
@@ -294,6 +296,7 @@ def test_only_some_parts_are_masked():
   assert sum(each.sum() for each in gone.values()) == pruning.removed(config)
 
 
+@pytest.mark.slow
 def test_two_of_every_four_inputs_are_kept():
   few = {'num_ff': 4, 'ff_width': 8, 'top_k': 2}
   config = crossed(pattern='2:4', model={'experts': few})
@@ -324,6 +327,7 @@ def snip():
   return config, *started(config)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_shared_row_is_that_of_all_its_visits(snip):
   """SNIP's scores: |w * g|, g added up over the layers of an unrolled model."""
   config, compiled, state = snip
@@ -366,6 +370,7 @@ def test_what_is_masked_rests(snip):
   assert float(metrics['sparsity']) == np.float32(0.7)
 
 
+@pytest.mark.slow
 def test_movement_is_summed_and_weights_come_back():
   config = crossed(
     'movement', schedule='cubic', start=1, end=6, every=1, sparsity=0.8

@@ -179,6 +179,7 @@ def test_integers_compute_what_rounded_floats_do(spec, name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'rule'),
   (('all', 'sum'), ('a sum', 'mean'), ('templates', 'sum'), ('heads', 'owner')),
@@ -303,6 +304,7 @@ def seen(config, variables, tokens=TOKENS):
   return {**variables, **after}
 
 
+@pytest.mark.slow
 def test_ranges_are_a_visits_own_or_its_rows():
   shared = {'layer': 'cycle:2'}
   own = config_of(quantise={**EIGHT, 'ranges': 'visit'}, sharing=shared)
@@ -509,6 +511,7 @@ def scored(capsys, folder):
 MAKE = 'convert', '--from=run', '--quantise=int8'
 
 
+@pytest.mark.slow
 def test_a_run_in_integers(run, capsys):
   """It is made, takes fewer bytes, scores as before, and is not trained."""
   said(capsys, *MAKE, '--workdir=eight')

@@ -103,6 +103,7 @@ def test_where_a_text_begins_is_no_matter_and_its_order_is():
   assert np.abs(said(TOKENS, 2 * places) - there).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_an_encoder_tells_left_from_right():
   config = config_of(
     family='encoder', head='classes', num_classes=3, pool='mean'
@@ -134,6 +135,7 @@ def test_one_table_for_a_stack_is_counted_once(family):
   assert counts['embedding'] == 16 * V + tables
 
 
+@pytest.mark.slow
 def test_every_visit_adds_to_the_gradient_of_the_table():
   """As much as single visits would, were the bias each one's own."""
   config = config_of(sharing={'layer': 'all'})

@@ -32,6 +32,7 @@ def updated(programs):
   return state.params, metrics['loss']
 
 
+@pytest.mark.slow
 def test_the_budget_chooses_and_changes_nothing():
   much, little = programs_of(), programs_of(memory_gb=1e-4)
   assert (much.remat, little.remat) == ('dots', 'full')

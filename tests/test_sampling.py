@@ -267,6 +267,7 @@ def test_what_was_said_is_penalised():
   assert chosen(logits, text=(2,)).argmax() == 0
 
 
+@pytest.mark.slow
 def test_rows_choose_by_rules_of_their_own():
   logits = jnp.log(jnp.array([[0.1, 0.5, 0.4]] * 3))
   how = [Sampling(), Sampling(5.0, top_k=1, seed=1), Sampling(1e3, seed=3)]

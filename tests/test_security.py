@@ -76,6 +76,7 @@ def suspicious(source):
       yield f'{name}(shell)'
 
 
+@pytest.mark.slow
 def test_no_source_runs_what_it_reads():
   folders = (
     'benchmarks',

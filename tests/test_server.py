@@ -115,6 +115,7 @@ def raw(port, body, kind='application/json', method='POST', at='completions'):
   return answer.status, found['error']['message']
 
 
+@pytest.mark.slow
 def test_the_official_client_gets_what_generate_writes(port):
   assert [each.id for each in client(port).models.list()] == ['tiny']
   assert client(port).models.retrieve('tiny').object == 'model'

@@ -329,6 +329,7 @@ DROPS = {
 }
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_with_a_new_mask_at_every_step():
   made, one = crossed(**DROPS), batch(0)
   _, metrics = walk(made, [one] * 3)

@@ -118,6 +118,7 @@ def silenced(config, params, kind, amount):
   return unflatten_dict(flat)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('kind', 'amount', 'sharing', 'model'), UNITS)
 def test_units_that_give_nothing_go_first(kind, amount, sharing, model):
   config = config_of(sharing, **model)
@@ -146,6 +147,7 @@ def small():
   return config, begin.state_of(config, params, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', importance.OUT)
 def test_the_gradient_is_that_of_a_gate(small, kind):
   config, state = small
@@ -245,6 +247,7 @@ def test_so_it_is_of_any_spec(layer):
     np.testing.assert_array_equal(leaf, whole[path][np.array(kept)])
 
 
+@pytest.mark.slow
 def test_visits_are_scored_by_how_far_they_turn_the_stream(small):
   config, state = small
   model, given = config.model, batch(2)
@@ -275,6 +278,7 @@ def test_visits_are_scored_by_how_far_they_turn_the_stream(small):
   assert np.abs(scores_N[1::2]).max() < 1e-6 < scores_N[::2].min()
 
 
+@pytest.mark.slow
 def test_the_loss_without_a_visit_is_that_of_the_network_without_it(small):
   config, state = small
   found = left_out.losses(config, state.params, {}, [batch(0), batch(1)])

@@ -496,6 +496,7 @@ def test_a_damaged_file(folder, name, damage, message):
 # The task.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('classes', [10, 12])
 def test_scores_are_those_of_a_library(classes):
   model = {'num_classes': classes, 'num_layers': 1}
