@@ -45,7 +45,6 @@ MORE = [  # by the rule alone
   {'fsdp': 2, 'tensor': 2, 'sequence': 2},
 ]
 CASES = {
-  'none': ({'model': {**DECODER, 'sharing': {'layer': 'none'}}}, SOME),
   'all': (
     {'model': {**DECODER, 'sharing': {'layer': 'all'}}},
     BY_JIT[:1] + SOME,

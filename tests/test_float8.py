@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-import test_loss_scale
 import test_stack
 import test_sums
 from test_configs import CONFIGS
 from test_dot import draw, inside_a_loop
 from test_presets import examples, new_parts
 from test_stack import assert_close, assert_near
-from test_step import apart, batch, crossed, moments, walk
+from test_step import batch, crossed, walk
 
 from shared_tfm import accounting, config_file, tasks
 from shared_tfm import config as configs
@@ -306,21 +305,6 @@ def test_training_comes_to_where_bfloat16_comes():
   assert eight[-1] < eight[0] - 1
   assert np.abs(eight - bfloat16).max() < 0.1
   assert np.abs(eight - bfloat16).max() > 1e-4  # it is something else
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('kind', test_loss_scale.KINDS)
-def test_every_kind_of_layer_is_near_float32s_gradient(kind):
-  fields = test_loss_scale.KINDS[kind]
-  fields = {f'model__{name}': value for name, value in fields.items()}
-  one, found = batch(0), []
-  if kind == 'encoder':
-    one['mask'] = jnp.ones(one['inputs'].shape, bool)
-  for dtype in ('float8', 'float32'):
-    (state,), (measured,) = walk(crossed(**fields, model__dtype=dtype), [one])
-    assert measured['skipped'] == 0
-    found.append(moments(state).mu)
-  assert 0 < apart(*found) < 0.3
 
 
 def test_scores_depend_on_nothing_that_stands_beside_a_text():

@@ -191,18 +191,20 @@ KINDS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
-def test_every_kind_of_layer_has_float32s_gradient(kind):
+def test_every_kind_of_layer_has_nearly_float32s_gradient(kind):
   fields = {f'model__{name}': value for name, value in KINDS[kind].items()}
   one = batch(0)
   if kind == 'encoder':
     one['mask'] = jnp.ones(one['inputs'].shape, bool)
   found = []
-  for dtype in ('float16', 'float32'):
+  for dtype in ('float32', 'float16', 'float8'):
     made = crossed(**fields, model__dtype=dtype)
     (state,), (measured,) = walk(made, [one])
     assert measured['skipped'] == 0
     found.append(moments(state).mu)
-  assert 0 < apart(*found) < 0.05
+  exact, half, eight = found
+  assert 0 < apart(half, exact) < 0.05
+  assert 0 < apart(eight, exact) < 0.3
 
 
 @pytest.mark.slow
