@@ -16,8 +16,8 @@ FLAGS = (
 )
 if importlib.metadata.version('jaxlib') < '0.11':
   FLAGS += ' --xla_cpu_use_fusion_emitters=false'
-# Programs that took long are kept. To write each little one takes longer than
-# all that are found again save.
+# Programs that take long are kept. Writing every small one costs more than
+# finding some of them again saves.
 os.environ.update(
   {
     'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {FLAGS}',
@@ -47,3 +47,21 @@ def programs_are_dropped():
 def corpus() -> pathlib.Path:
   """A small real text that every checkout has: the project's own code."""
   return HERE.parent / 'shared_tfm'
+
+
+def kept_from(seconds):
+  """A fixture: a program is kept that takes as long to compile."""
+
+  @pytest.fixture
+  def fixture():
+    name = 'jax_persistent_cache_min_compile_time_secs'
+    before = getattr(jax.config, name)
+    jax.config.update(name, seconds)
+    yield
+    jax.config.update(name, before)
+
+  return fixture
+
+
+every_program_is_kept = kept_from(0)
+no_program_is_kept = kept_from(60)  # random ones would only fill the folder

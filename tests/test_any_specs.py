@@ -236,6 +236,7 @@ def assert_read(parts, sharing, options, dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('no_program_is_kept')
 @pytest.mark.parametrize('dtype,wanted', (('float32', 200), ('bfloat16', 50)))
 def test_any_specs_are_read_as_by_plain_loops(dtype, wanted):
   """What the visits of a scan read, and the gradients of all that is stored."""

@@ -183,6 +183,7 @@ def test_the_figures_follow_from_each_other(here, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('every_program_is_kept')
 def test_programs_of_the_cache_are_told(here):
   config, kept = config_file.load('config.py', []), jax.config.values
   kept = kept['jax_compilation_cache_dir']
@@ -199,6 +200,7 @@ def test_programs_of_the_cache_are_told(here):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('every_program_is_kept')
 def test_of_policies_the_chosen_one_is_told(here, monkeypatch):
   """What is rejected takes long to compile here, and is in no cache."""
   config = remat.under(config_file.load('config.py', []), 'auto')

@@ -600,8 +600,11 @@ def test_reused_keys_travel_through_the_loops():
     pytest.param('all', 12, marks=pytest.mark.slow),
   ),
 )
-def test_the_same_weights_run_for_more_loops(layer, depth):
+@pytest.mark.parametrize('scale', ('none', 'depth'))
+def test_the_same_weights_run_for_more_loops(layer, depth, scale):
   config = config_of(layer)
+  scaled = dataclasses.replace(config.model, residual_scale=scale)
+  config = dataclasses.replace(config, model=scaled)
   model = rerun(config.model, depth)
   p, c, times, k = loops(model)
   assert times == depth and model.num_layers == p + c * depth + k

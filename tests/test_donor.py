@@ -1,5 +1,6 @@
 """Fine-tuning: a run that starts from the weights of another."""
 
+import dataclasses
 import io
 import os
 import random
@@ -253,6 +254,18 @@ def test_more_visits_of_the_same_rows_fit(home):
   deeper = finetune(home, model={'num_layers': 8})
   names = donor._matched(deeper, loop.load(home / 'pretrained')[0])
   assert any(name[1] == 'stack' for name in names)
+
+
+@pytest.mark.slow
+def test_more_visits_add_what_the_donors_did(home):
+  pretrained = loop.load(home / 'pretrained')[0]
+  model = dataclasses.replace(pretrained.model, residual_scale='depth')
+  scaled = dataclasses.replace(pretrained, model=model)
+  deeper = {'num_layers': 8, 'residual_scale': 'depth'}
+  with pytest.raises(BadInput, match=r'or visits, 4, and this run 8'):
+    donor._matched(finetune(home, model=deeper), scaled)
+  deeper['residual_visits'] = 4
+  assert donor._matched(finetune(home, model=deeper), scaled)
 
 
 @pytest.mark.slow

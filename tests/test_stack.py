@@ -175,6 +175,15 @@ def test_equals_plain_form(spec, dtype, remat, assignment):
   assert_close(grads, true_grads, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize('norm', ['layernorm', 'batchnorm'])
+def test_no_visit_is_run_to_initialise(norm):
+  config = config_of('cycle:3', norm=norm)
+  init = jax.make_jaxpr(build(config).init)(jax.random.key(0), TOKENS)
+  assert 'scan[' not in str(init)
+  run = jax.make_jaxpr(build(config).apply)(variables_of(config), TOKENS)
+  assert 'scan[' in str(run)
+
+
 MODELS = {
   'encoder': dict(
     family='encoder', norm_position='post', embed_norm=True, embed_dim=8

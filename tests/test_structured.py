@@ -137,7 +137,8 @@ def test_units_that_give_nothing_go_first(kind, amount, sharing, model):
 @pytest.fixture(scope='module')
 def small():
   """A config, and a state of it whose every weight is something."""
-  config = crossed('none', layer='cycle:2', model={'num_heads': 4})
+  model = {'num_heads': 4, 'residual_scale': 'depth'}
+  config = crossed('none', layer='cycle:2', model=model)
   state = jax.eval_shape(lambda: states.initial(config, jnp.uint32(0)))
   random = np.random.default_rng(5)
   params = jax.tree.map(

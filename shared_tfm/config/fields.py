@@ -212,7 +212,7 @@ class Model:
   dropout: float = 0.0
   dtype: str = 'float32'  # a policy of config/precision.py
   residual_scale: str = 'none'  # depth: sublayers add y / sqrt(2 N)
-  residual_visits: int = 0  # N there; 0: the visits of this stack
+  residual_visits: int = 0  # N there; 0: as many visits as there are
   shared_gradient: str = 'sum'  # of a row's visits: sum, mean, owner's only
   tables: str = 'fixed'  # state: in the train state, as `adapt` needs it
   masked: str = ''  # parts with masks in the train state, as `prune` needs it

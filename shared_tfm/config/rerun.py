@@ -44,16 +44,16 @@ def rerun(model: Model, times: int) -> Model:
     field.name: _rerun(getattr(model.sharing, field.name), times)
     for field in dataclasses.fields(model.sharing)
   }
-  depth = model.depth
+  depth, visits = model.depth, p + c * times + k
   if times == 1 and rule in ('random', 'exits'):  # which need loops to train
     depth = dataclasses.replace(depth, rule='fixed')
   after = dataclasses.replace(
     model,
-    num_layers=p + c * times + k,
+    num_layers=visits,
     sharing=dataclasses.replace(model.sharing, **fields),
     depth=depth,
     remat_group=1,
-    residual_visits=model.scaled_visits,
+    residual_visits=model.scaled_visits if model.scaled_visits != visits else 0,
   )
   new = shapes.components(after)
   for name, component in shapes.components(model).items():

@@ -47,8 +47,8 @@ class Layer(nn.Module):
   'peri' (MoEUT, 2405.16039, section 2.4) it stands before what feeds a softmax
   or a sigmoid: queries, keys and routers; values and experts read the stream.
   Dropout is applied to what each sublayer adds; `residual_scale` 'depth'
-  divides that by the root of the number of sublayers applied, 2N (or 3N),
-  in the network that was trained: one of more loops or fewer visits keeps it.
+  divides that by the root of the number of sublayers applied, 2N (or 3N); a
+  network that is looped further, or loses visits, keeps its N.
   """
 
   model: Model

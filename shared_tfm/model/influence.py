@@ -39,7 +39,11 @@ def influences(
   model = dataclasses.replace(model, dtype=model.precision.outside.name)
   each = untied.of_visits(model, params, variables)['stack']
   alone = dataclasses.replace(
-    untied.untied(model), num_layers=1, depth=Depth(), remat_group=1
+    untied.untied(model),
+    num_layers=1,
+    residual_visits=model.scaled_visits,
+    depth=Depth(),
+    remat_group=1,
   )
   states = variables.get('batch_stats', {}).get('stack', {})
   whole, one = Transformer(model), Stack(alone)

@@ -50,7 +50,6 @@ FUNCTION = (
   'rope_theta',
   'rotary_fraction',
   'residual_scale',
-  'residual_visits',
   'sharing.kv_source',
   'sharing.map_source',
 )
@@ -126,6 +125,8 @@ def _matched(config: Config, donor: Config) -> set[Names]:
     for name in FUNCTION
     for field in [operator.attrgetter(name)]
   ]
+  scaled = donor.model.scaled_visits, config.model.scaled_visits
+  pairs.append(('model.residual_visits, or visits,', *scaled))
   pairs.append(('data.tokenizer', donor.data.tokenizer, config.data.tokenizer))
   for field, a, b in pairs:
     need(a == b, f'{where} has {field} {a!r}, and this run {b!r}')
