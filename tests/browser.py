@@ -57,7 +57,7 @@ def pictures(report: pathlib.Path, folder: pathlib.Path) -> None:
     sys.exit('error: there is no browser; ./setup.sh browser brings one')
   with started(program) as browser:
     for name, size, scheme, top, pointed in (
-      ('report', (1240, 1150), 'light', 'h1', 'loss'),
+      ('report', (1240, 1500), 'light', 'h1', 'loss'),
       ('report_dark', (1240, 1150), 'dark', '[data-chart=front]', 'front'),
       ('report_phone', (390, 844), 'light', '[data-chart=loss]', 'loss'),
     ):
@@ -66,9 +66,11 @@ def pictures(report: pathlib.Path, folder: pathlib.Path) -> None:
       page.goto(report.absolute().as_uri())
       page.locator(top).evaluate('e => scrollTo(0, e.offsetTop - 20)')
       marks = page.locator(f'[data-chart={pointed}] .series .mark')
-      marks.nth(marks.count() // 2).hover()
+      marks.last.hover()  # early losses may lie above what is shown
       picture = Image.open(io.BytesIO(page.screenshot())).convert('RGB')
-      picture.quantize(192).save(folder / f'{name}.png', optimize=True)
+      picture.quantize(256, Image.Quantize.MAXCOVERAGE).save(
+        folder / f'{name}.png', optimize=True
+      )
       page.close()
 
 
