@@ -28,7 +28,7 @@ from test_sums import (
 from shared_tfm import accounting
 from shared_tfm.config import shapes
 from shared_tfm.layers.context import Context, Left
-from shared_tfm.model import stack
+from shared_tfm.model import stack, storage
 from shared_tfm.model.stack import Stack
 
 TABLES = (
@@ -176,7 +176,7 @@ def real_layout(use_bias, num_kv_heads=0):
   config = config_of(
     {}, activation='swiglu', use_bias=use_bias, num_kv_heads=num_kv_heads
   )
-  return stack.layout(config.model)
+  return storage.layout(config.model)
 
 
 def told(model, leaves, bank, probe):
@@ -203,12 +203,13 @@ def assert_read(parts, sharing, options, dtype):
   random = np.random.default_rng(3)
   with pytest.MonkeyPatch.context() as patch:
     # Caches of their own: others may ask for what is known of the same model.
-    for name in ('layout', '_level_shapes', '_shapes'):
+    for name in ('layout', '_level_shapes', 'layer_shapes'):
       patch.setattr(
-        stack, name, functools.cache(getattr(stack, name).__wrapped__)
+        storage, name, functools.cache(getattr(storage, name).__wrapped__)
       )
-    patch.setattr(stack, '_layer', stack._layer.__wrapped__)
-    patch.setattr(stack, 'Layer', functools.partial(Reader, leaves))
+    patch.setattr(storage, 'layer', storage.layer.__wrapped__)
+    for room in (stack, storage):
+      patch.setattr(room, 'Layer', functools.partial(Reader, leaves))
     bank = jax.tree.map(
       lambda leaf: 0.3 * random.normal(size=leaf.shape).astype(np.float32),
       stored(model),

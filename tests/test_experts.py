@@ -23,7 +23,7 @@ from shared_tfm.layers.experts import (
 from shared_tfm.layers.layer import Layer
 from shared_tfm.layers.position import rotate
 from shared_tfm.model import Transformer, balance, build
-from shared_tfm.model.stack import layout
+from shared_tfm.model.storage import layout
 from shared_tfm.sharing import links
 from shared_tfm.train import optimizer
 from shared_tfm.train import state as states

@@ -14,7 +14,7 @@ from shared_tfm import config as configs
 from shared_tfm.config import shapes
 from shared_tfm.errors import BadInput
 from shared_tfm.model import build
-from shared_tfm.model.stack import layout
+from shared_tfm.model.storage import layout
 from shared_tfm.sharing import owners
 from shared_tfm.sharing.fit import STARTS, fit, freeze, unrolled
 

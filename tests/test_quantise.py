@@ -25,7 +25,7 @@ from shared_tfm.errors import BadInput
 from shared_tfm.layers import ranges
 from shared_tfm.layers.ranges import RANGES
 from shared_tfm.model import build
-from shared_tfm.model.stack import as_held, rounded
+from shared_tfm.model.storage import as_held, rounded
 from shared_tfm.sharing import integers, narrow
 from shared_tfm.sharing.integers import Rounded
 from shared_tfm.sharing.rounding import parse

@@ -15,7 +15,7 @@ from test_stack import TOKENS, TOLERANCE, assert_close
 
 from shared_tfm import config as configs
 from shared_tfm.config import shapes
-from shared_tfm.model import stack
+from shared_tfm.model import storage
 from shared_tfm.model.stack import Stack
 from shared_tfm.sharing import owners
 from shared_tfm.sharing.opaque import NAME, opaque
@@ -301,7 +301,7 @@ class Bank(Stack):
 
   @nn.compact
   def __call__(self):
-    return self._bank(shapes.components(self.model), stack.layout(self.model))
+    return self._bank(shapes.components(self.model), storage.layout(self.model))
 
 
 def stored(model):

@@ -20,7 +20,7 @@ from shared_tfm.config.loops import is_plain, loops
 from shared_tfm.config.shapes import components
 from shared_tfm.errors import need
 from shared_tfm.model import untied
-from shared_tfm.model.stack import as_held, layout
+from shared_tfm.model.storage import as_held, layout
 from shared_tfm.sharing import fit
 
 RANDOM = 'random'  # no fit at all

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from shared_tfm.config import Config, Model, sides
 from shared_tfm.model import untied
-from shared_tfm.model.stack import layout
+from shared_tfm.model.storage import layout
 from shared_tfm.sharing.bank import Leaf
 
 INTO = {'heads': ('value',), 'neurons': ('up', 'gate')}

@@ -16,12 +16,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from shared_tfm import tasks
-from shared_tfm.config import SHARING_FIELDS, Config, Depth, Model, Sharing
+from shared_tfm.config import SHARING_FIELDS, Config, Model, Sharing
 from shared_tfm.config.loops import is_plain
 from shared_tfm.config.shapes import components
 from shared_tfm.errors import need
 from shared_tfm.model import build, untied
-from shared_tfm.model.stack import layout
+from shared_tfm.model.storage import layout
 from shared_tfm.sharing import adaptive, levels, table
 
 
@@ -70,14 +70,7 @@ def losses(
   """
   model = config.model
   n = model.num_layers
-  short = dataclasses.replace(
-    untied.untied(model),
-    num_layers=n - 1,
-    residual_visits=model.scaled_visits,
-    depth=Depth(),
-    remat_group=1,
-  )
-  less = dataclasses.replace(config, model=short)
+  less = dataclasses.replace(config, model=untied.some_visits(model, n - 1))
   net, observe = build(less), tasks.make(less).observe
   spread = untied.spread(model, params, variables)
 

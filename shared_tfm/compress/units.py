@@ -18,7 +18,7 @@ from shared_tfm.compress import importance
 from shared_tfm.config import Model, sides
 from shared_tfm.config.shapes import components
 from shared_tfm.errors import need
-from shared_tfm.model.stack import layout
+from shared_tfm.model.storage import layout
 from shared_tfm.sharing import links
 from shared_tfm.sharing.bank import Leaf
 

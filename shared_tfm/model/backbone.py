@@ -18,7 +18,8 @@ from shared_tfm.layers.position import RelativeBias
 from shared_tfm.layers.width import Resize, Safe
 from shared_tfm.model import kept as keeping
 from shared_tfm.model.depth import Controls, Ran
-from shared_tfm.model.stack import Stack, layout
+from shared_tfm.model.stack import Stack
+from shared_tfm.model.storage import layout
 from shared_tfm.sharing import masks
 
 

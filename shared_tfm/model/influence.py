@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from shared_tfm.config import Depth, Model
+from shared_tfm.config import Model
 from shared_tfm.layers.context import Context
 from shared_tfm.model import untied
 from shared_tfm.model.stack import Stack
@@ -38,13 +38,7 @@ def influences(
   """
   model = dataclasses.replace(model, dtype=model.precision.outside.name)
   each = untied.of_visits(model, params, variables)['stack']
-  alone = dataclasses.replace(
-    untied.untied(model),
-    num_layers=1,
-    residual_visits=model.scaled_visits,
-    depth=Depth(),
-    remat_group=1,
-  )
+  alone = untied.some_visits(model, 1)
   states = variables.get('batch_stats', {}).get('stack', {})
   whole, one = Transformer(model), Stack(alone)
 

@@ -30,11 +30,12 @@ from shared_tfm.model import (
   looped,
   ranges,
   reused,
+  storage,
   ticking,
   visit,
 )
 from shared_tfm.model.kept import Kept
-from shared_tfm.sharing import bank, links, masks, narrow, quantise
+from shared_tfm.sharing import bank, links, masks, narrow
 from shared_tfm.sharing.component import Component
 
 # The collection that streams before and after every visit are sown in, (N, B,
@@ -79,7 +80,7 @@ class Stack(nn.Module):
     """
     m = self.model
     layer = Layer(m, self.train, parent=None)
-    found, leaves = components(m), layout(m)
+    found, leaves = components(m), storage.layout(m)
     stored = self._masked(self._bank(found, leaves))
     tables, state = self._tables(found), self._collections()
     if self.is_initializing() and is_plain(m):
@@ -88,7 +89,7 @@ class Stack(nn.Module):
       stored = bank.borrowed(stored, lender, found, leaves)
     if m.shared_gradient == 'mean' and not m.quantise.integers:
       stored = links.scaled_by_visits(stored, found, leaves, tables)
-    stored = rounded(m, stored)
+    stored = storage.rounded(m, stored)
     stored = narrow.cast(
       stored, found, leaves, m.precision.compute, shapes.is_multiplied
     )
@@ -177,7 +178,7 @@ class Stack(nn.Module):
     self, found: Mapping[str, Component], leaves: bank.Layout
   ) -> dict[str, Any]:
     """Declares the stored parameters: a tree for each level that has any."""
-    start = _level if self.is_initializing() else _shaped_as_level
+    start = storage.level if self.is_initializing() else storage.shaped_as_level
     stored = {}
     for level in bank.levels(found, leaves):
       init = functools.partial(start, self.model, level)
@@ -203,14 +204,14 @@ class Stack(nn.Module):
     """Declares every other collection of a layer, with a slot per visit."""
 
     def start(name: str) -> Any:
-      first = _layer(self.model, jax.random.key(0))[name]
+      first = storage.layer(self.model, jax.random.key(0))[name]
       return jax.tree.map(
         lambda a: jnp.repeat(a[None], self.model.num_layers, axis=0), first
       )
 
     return {
       name: self.variable(name, 'layer', start, name)
-      for name in _shapes(self.model)
+      for name in storage.layer_shapes(self.model)
       if name != 'params'
     }
 
@@ -218,85 +219,3 @@ class Stack(nn.Module):
 def _here(tables: visit.Tables, found: Mapping[str, Component]) -> visit.Tables:
   """The part of every table that is about this stack's own visits."""
   return {name: rows[found[name].here] for name, rows in tables.items()}
-
-
-def rounded(model: Model, bank: Mapping[str, Any]) -> dict[str, Any]:
-  """A stack's bank as `model.quantise.weights` has it picked from."""
-  rounding = model.quantise.rounding
-  if rounding is None:
-    return dict(bank)
-  parts = components(model), layout(model)
-  return quantise.linked(bank, *parts, rounding, shapes.is_multiplied)
-
-
-def as_held(model: Model, bank: Mapping[str, Any]) -> dict[str, Any]:
-  """A stack's bank, or a part of it, as the parameter tree holds it."""
-  rounding = model.quantise.rounding
-  if rounding is None or not model.quantise.integers:
-    return dict(bank)
-  parts = components(model), layout(model)
-  return quantise.stored(bank, *parts, rounding, shapes.is_multiplied)
-
-
-@functools.lru_cache
-def layout(model: Model) -> bank.Layout:
-  """Every tensor of a layer, and the component it follows."""
-  units = {
-    'heads': model.num_heads,
-    'kv_heads': model.num_kv_heads,
-    'mlp': model.experts.ff_width if model.experts.num_ff else model.d_ff,
-  }
-  return bank.layout(_shapes(model)['params'], components(model), units)
-
-
-def _level(model: Model, level: int, key: jax.Array) -> Any:
-  """One level of a fresh bank, as the parameter tree holds it."""
-  return _of_layers(model, level, lambda key: _layer(model, key)['params'], key)
-
-
-@functools.lru_cache
-def _level_shapes(model: Model, level: int) -> Any:
-  """The shapes of a level, from those of a layer, of which none is made."""
-
-  def zeros(_: jax.Array) -> Any:
-    return jax.tree.map(
-      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(model)['params']
-    )
-
-  made = functools.partial(_of_layers, model, level, zeros)
-  return jax.eval_shape(made, jax.random.key(0))
-
-
-def _of_layers(model: Model, level: int, init: bank.Init, key: Any) -> Any:
-  """One level of a bank whose layers begin as `init` says."""
-  rows = bank.init_level(level, init, components(model), layout(model), key)
-  name = links.group(level)
-  return as_held(model, {name: rows})[name]
-
-
-def _shaped_as_level(model: Model, level: int, _: jax.Array) -> Any:
-  """What Flax holds the shapes of a given bank against, at every use of it."""
-  return jax.tree.map(
-    lambda s: jnp.zeros(s.shape, s.dtype), _level_shapes(model, level)
-  )
-
-
-@functools.lru_cache
-def _shapes(model: Model) -> Any:
-  """The shapes of all collections of a layer."""
-  return jax.eval_shape(functools.partial(_layer, model), jax.random.key(0))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _layer(model: Model, key: jax.Array) -> Any:
-  """A fresh layer, which is traced once for all its rows, levels and states."""
-  return Layer(model, parent=None).init(key, *_blank(model))
-
-
-def _blank(model: Model) -> tuple[jax.Array, Context]:
-  """The smallest input of a layer."""
-  x_BLD = jnp.zeros((1, 1, model.d_model), jnp.dtype(model.precision.compute))
-  memory_BSD = None
-  if model.family == 'encoder_decoder':
-    memory_BSD = jnp.zeros((1, 1, model.memory_width), x_BLD.dtype)
-  return x_BLD, Context(jnp.zeros((1, 1), jnp.int32), memory_BSD=memory_BSD)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from shared_tfm.config import Model, Sharing, sides
+from shared_tfm.config import Depth, Model, Sharing, sides
 from shared_tfm.config.loops import loops
 from shared_tfm.config.shapes import components
-from shared_tfm.model.stack import layout, rounded
+from shared_tfm.model.storage import layout, rounded
 from shared_tfm.sharing import bank, links, masks
 
 
@@ -43,6 +43,17 @@ def untied(model: Model) -> Model:
     quantise=dataclasses.replace(
       model.quantise, weights='none', store='float32'
     ),
+  )
+
+
+def some_visits(model: Model, number: int) -> Model:
+  """`untied(model)` of some visits, at a fixed depth and with its scale."""
+  return dataclasses.replace(
+    untied(model),
+    num_layers=number,
+    residual_visits=model.scaled_visits,
+    depth=Depth(),
+    remat_group=1,
   )
 
 

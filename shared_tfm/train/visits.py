@@ -16,7 +16,7 @@ from shared_tfm import tasks
 from shared_tfm.config import Config, Model, sides
 from shared_tfm.config.shapes import components
 from shared_tfm.model import Transformer
-from shared_tfm.model.stack import layout
+from shared_tfm.model.storage import layout
 from shared_tfm.model.untied import spread, untied
 from shared_tfm.sharing.adaptive import cosines
 from shared_tfm.train import loss_scale, prune

@@ -23,7 +23,7 @@ from shared_tfm.config.loops import is_plain
 from shared_tfm.config.shapes import components
 from shared_tfm.data.tokenizers import FILE
 from shared_tfm.errors import BadInput
-from shared_tfm.model.stack import layout
+from shared_tfm.model.storage import layout
 from shared_tfm.model.untied import spread, untied
 
 DTYPES = ('float32', 'bfloat16', 'float16')

@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict
 
 from shared_tfm.config import Model, sides
 from shared_tfm.config.shapes import components
-from shared_tfm.model.stack import layout
+from shared_tfm.model.storage import layout
 from shared_tfm.report.analysis import drawing, text
 from shared_tfm.report.analysis.reader import Reader
 from shared_tfm.sharing import links, masks
