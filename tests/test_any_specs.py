@@ -243,7 +243,7 @@ def test_any_specs_are_read_as_by_plain_loops(dtype, wanted):
   """What the visits of a scan read, and the gradients of all that is stored."""
   passed, count = set(), collections.Counter()
 
-  @settings(deadline=None, max_examples=13 * wanted // 10)
+  @settings(deadline=None, max_examples=16 * wanted // 10)
   @given(layers())
   def law(drawn):
     if str(drawn) in passed:  # some are drawn twice
