@@ -47,8 +47,11 @@ def test_text_need_not_fit_into_memory(tmp_path, monkeypatch, model, tokenizer):
   for size in (100, 500):
     folder = tmp_path / str(size)
     folder.mkdir()
-    for i in range(size):
-      (folder / f'{i:03}.txt').write_text(f'{i} ' + line * 100)
+    # Python interns the names of paths, in a table that may grow by megabytes
+    # at any new name: they are known, and held, before anything is measured.
+    paths = [folder / f'{i:03}.txt' for i in range(size)]
+    for i, path in enumerate(paths):
+      path.write_text(f'{i} ' + line * 100)
     given = config.cross(
       {
         'model': {**model, 'vocab_size': 300},
