@@ -20,7 +20,7 @@ from shared_tfm import accounting
 from shared_tfm import config as configs
 from shared_tfm.errors import BadInput, Interrupted
 from shared_tfm.model import build
-from shared_tfm.report import history
+from shared_tfm.report import history, trained
 from shared_tfm.sharing import adaptive, levels
 from shared_tfm.train import adapt, frozen, log, loop, optimizer, q_network
 from shared_tfm.train import programs as programs_of
@@ -568,6 +568,9 @@ def test_a_frozen_model_computes_what_the_adaptive_one_does(merged):
   stored = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
   counts = accounting.parameters(fixed.model)
   assert stored == counts['stored'] == result['frozen_params']
+  # So much a table of results says.
+  run = trained.Run('merged', 0, config, workdir)
+  assert trained.result(run, result, '').stored_params == stored
   # What the result says is a scheme that can be trained and compared.
   again = configs.with_sharing(fixed, result['frozen_sharing'])
   assert again.model.sharing == fixed.model.sharing

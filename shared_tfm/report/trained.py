@@ -170,8 +170,9 @@ def result(run: Run, measured: Mapping[str, Any], adjusted: str) -> Result:
   """A row of results.csv from the result of a run, and what was adjusted."""
   config = run.config
   if frozen := measured.get('frozen_sharing'):  # tables as they were at the end
+    fixed = dataclasses.replace(config.model, tables='fixed')
     config = configs.with_sharing(
-      dataclasses.replace(config, adapt=configs.Adapt()), frozen
+      dataclasses.replace(config, model=fixed, adapt=configs.Adapt()), frozen
     )
   described = accounting.describe(config)
   measured = {name: number(value) for name, value in measured.items()}
