@@ -20,14 +20,16 @@ from these files alone.
 
 Of what was trained there may be more rows: runs that are read otherwise
 (`[[read]]`) or converted (`[[convert]]`), see `Derived`; `[[gpu.read]]` are
-those of gpu.toml. In `[[says]]` stand `as_good_as` and `within` in place of
-`than` where a claim is that nothing is lost, `metric` and `higher = true` where
-it is of another column, and `less`, two labels, where it is of what was lost
-since.
+those of gpu.toml. What is converted with `tune = true` is trained on, as
+`[tuned]` says for each size. In `[[says]]` stand `as_good_as` and `within` in
+place of `than` where a claim is that nothing is lost, `metric` and
+`higher = true` where it is of another column, and `less`, two labels, where it
+is of what was lost since.
 """
 
 import dataclasses
 import functools
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -190,6 +192,7 @@ def _says(given: Mapping[str, Any], claim: Mapping[str, Any]) -> Says:
 
 def _derived(claim: Mapping[str, Any], size: str) -> Iterator[Derived]:
   """The rows that are not trained; the size's own, where it has some."""
+  tuned = '--tune', *claim.get('tuned', {}).get(size, ())
   for kind in ('read', 'convert'):
     for given in claim.get(size, {}).get(kind, claim.get(kind, ())):
       for of in given['of'] if isinstance(given['of'], list) else [given['of']]:
@@ -197,7 +200,7 @@ def _derived(claim: Mapping[str, Any], size: str) -> Iterator[Derived]:
           given['label'].format(of=of),
           of,
           kind == 'convert',
-          tuple(given.get('flags', ())),
+          (*given.get('flags', ()), *(tuned if given.get('tune') else ())),
           given.get('loops', 0),
         )
 
@@ -262,6 +265,5 @@ def verdicts(claim: Claim, results: Sequence[Result]) -> Iterator[Verdict]:
 
 
 def value(result: Result, metric: str) -> float:
-  """A column of a result, measured or counted."""
-  scores = result.scores
-  return scores[metric] if metric in scores else getattr(result, metric)
+  """A column of a result, measured or counted; nan where a run diverged."""
+  return result.scores.get(metric, getattr(result, metric, math.nan))

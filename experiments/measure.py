@@ -15,6 +15,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from math import nan
@@ -23,7 +24,7 @@ from typing import Any
 
 from experiments import claims, overview
 from experiments.claims import Claim, Derived
-from shared_tfm import compile_cache, config_file, tasks
+from shared_tfm import compile_cache, config_file, files, tasks
 from shared_tfm import config as configs
 from shared_tfm.__main__ import main as command
 from shared_tfm.errors import BadInput, Interrupted, need, unknown
@@ -34,6 +35,7 @@ from shared_tfm.report.sweep import SEPARATORS
 from shared_tfm.train import loop, runs
 from shared_tfm.train.programs import evaluate, programs
 
+DIVERGED = 3  # what the command then ends with
 UNTRAINED = {
   'train_loss': nan,
   'steps': 0,
@@ -61,28 +63,49 @@ def _derived(
     for seed in seeds:
       print(f'{row.label}, seed {seed}', file=sys.stderr, flush=True)
       there = _place(folder / 'runs', row.of, seed)
-      if row.converts:
+      ended = (there / runs.RESULT).exists()
+      if ended and row.converts:
         made = _place(folder / 'converted', row.label, seed)
-        _convert(row, seed, there, made)
-        there = made
-      yield _scored(row, seed, there)
+        ended = _convert(row, seed, there, made)
+        there = made if ended else there
+      yield _scored(row, seed, there) if ended else _lost(row, seed, there)
 
 
 def _place(folder: Path, label: str, seed: int) -> Path:
   return folder / label.translate(SEPARATORS) / f'seed-{seed}'
 
 
-def _convert(row: Derived, seed: int, source: Path, made: Path) -> None:
-  """Runs the verb `convert`; its table is not shown."""
+def _convert(row: Derived, seed: int, source: Path, made: Path) -> bool:
+  """Runs the verb `convert`, its table not shown; False where it diverged.
+
+  Raises:
+    BadInput: it failed, or the row was converted otherwise before.
+  """
   done = made.with_name(f'{made.name}-done')
+  told = ' '.join(row.flags)
   if done.exists():
-    return
+    before = done.read_text()
+    need(before == told, f'{made} was made by {before}, not by {told}')
+    return True
+  if '--tune' not in row.flags and made.exists():  # cut before it was said
+    shutil.rmtree(made)
   words = ['convert', f'--from={source}', f'--workdir={made}']
   words += ['--checkpoint=latest', f'--seed={seed}', *row.flags]
   with contextlib.redirect_stdout(io.StringIO()):
     status = command(words)
-  need(not status, f'{row.label}: {" ".join(words)} ended with {status}')
-  done.touch()
+  need(
+    status in (0, DIVERGED),
+    f'{row.label}: {" ".join(words)} ended with {status}',
+  )
+  if status == 0:
+    files.replace(done, told)
+  return status == 0
+
+
+def _lost(row: Derived, seed: int, source: Path) -> Result:
+  """A row that nothing came of, as what it is made of diverged, or it did."""
+  run = trained.Run(row.label, seed, runs.read_config(source), source)
+  return trained.result(run, UNTRAINED | {'validation_loss': nan}, '')
 
 
 def _scored(row: Derived, seed: int, folder: Path) -> Result:

@@ -6,9 +6,10 @@ Between the two marks of the README.md of each claim, and of the README.md of
 experiments/, all is written anew, and nothing else.
 """
 
-import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from experiments import claims
 from experiments.claims import HERE, Claim, Verdict, value
@@ -103,10 +104,10 @@ def _table(claim: Claim, results: Sequence[Result]) -> Iterator[str]:
 def _cell(column: Column, rows: Sequence[Result]) -> str:
   """The mean over seeds, and the standard deviation of what is measured."""
   values = [value(row, column.field) for row in rows]
-  mean = statistics.fmean(values)
+  mean = float(np.mean(values))
   text = column.show(mean, mean)
   if column.spread and len(values) > 1:
-    text += f' ± {column.show(statistics.stdev(values), mean)}'
+    text += f' ± {column.show(float(np.std(values, ddof=1)), mean)}'
   return text
 
 

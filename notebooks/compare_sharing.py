@@ -24,11 +24,11 @@
 # %% [markdown]
 # ## Install
 #
-# Where `shared_tfm` is not installed, in Colab say, put the address of its
-# repository here: there is no public one that this notebook could name. Python
-# has to be 3.11 or 3.12. Colab's own JAX stays where it is new enough; else pip
-# brings one for CPUs, unless `EXTRA` names the accelerator. (Run in Jupyter;
-# not tried in Colab.)
+# Where `shared_tfm` is not installed, in Colab say, put here where it comes
+# from: there is no public address that this notebook could name. A zip file of
+# the repository, uploaded at the left, will do. Python has to be 3.11 or 3.12.
+# Colab's own JAX stays where it is new enough; else pip brings one for CPUs,
+# unless `EXTRA` names the accelerator. (Run in Jupyter; not tried in Colab.)
 
 # %%
 import importlib.util
@@ -36,13 +36,14 @@ import os
 import subprocess
 import sys
 
-REPOSITORY = ''  # such as 'https://github.com/NAME/shared_tfm'
+SOURCE = ''  # 'git+https://github.com/NAME/shared_tfm', or
+# 'file:///content/shared_tfm.zip'
 EXTRA = ''  # or '[cuda12]', '[cuda13]', '[tpu]'
 
 if not importlib.util.find_spec('shared_tfm'):
-  assert REPOSITORY, 'put the address of the repository into REPOSITORY'
+  assert SOURCE, 'put where the project comes from into SOURCE'
   install = [sys.executable, '-m', 'pip', 'install', '--quiet']
-  wanted = f'shared_tfm{EXTRA} @ git+{REPOSITORY}'
+  wanted = f'shared_tfm{EXTRA} @ {SOURCE}'
   subprocess.run([*install, wanted], check=True)
 
 # %% [markdown]
@@ -111,7 +112,8 @@ data = {'source': 'text', 'path': TEXT} if TEXT else {'source': 'local'}
 #
 # Each scheme is a line of the table. `applied` is what the network computes
 # with, `stored` what it has to keep. More seeds tell more: with one of them
-# neighbours in the table cannot be told apart.
+# neighbours in the table cannot be told apart. Runs are kept, and a folder is
+# for one config: after a change of `TEXT`, `STEPS` or the config take another.
 
 # %%
 STEPS = 2 if SMALL else 200
@@ -140,7 +142,7 @@ config = {
   },
   'data': {**data, 'max_bytes': 50_000 if SMALL else 4_000_000},
 }
-folder = RUNS / 'sweep'
+folder = RUNS / 'first'
 results = shared_tfm.compare(config, SCHEMES, seeds=SEEDS, workdir=folder)
 Markdown((folder / 'summary.md').read_text())
 
@@ -155,7 +157,8 @@ for plot in ('loss_vs_steps.png', 'loss_vs_params.png'):
   display(Image((folder / plot).read_bytes(), width=700))
 
 # %% [markdown]
-# The whole report is one file, with every run's curve, config and versions:
+# The whole report is one file, with every run's curve, config and versions (in
+# Colab the link leads nowhere: download the file at the left).
 
 # %%
 FileLink(str(folder / 'report.html'))
@@ -181,7 +184,8 @@ assert status == 0
 #
 # Any table can be written down: `0,1,2,2,1,0`. A rule gives it a name. The
 # decorator is the written form, each capital letter an integer; the function
-# returns the row of every layer. Change it, and run from here.
+# returns the row of every layer. Change it, name and all, and run from here:
+# runs are known by the name of their scheme.
 
 # %%
 from shared_tfm.sharing.table import scheme
@@ -198,9 +202,8 @@ MINE = ['zigzag:3'] if SMALL else ['zigzag:3', '0,1,1,1,1,2']
 drawn(MINE)
 
 # %%
-folder = RUNS / 'mine'
-mine = shared_tfm.compare(config, MINE, seeds=SEEDS, workdir=folder)
-Markdown((folder / 'summary.md').read_text())
+mine = shared_tfm.compare(config, MINE, seeds=SEEDS, workdir=folder / 'mine')
+Markdown((folder / 'mine' / 'summary.md').read_text())
 
 # %%
 for row in sorted([*results, *mine], key=lambda row: row.validation_loss):

@@ -20,8 +20,14 @@ from shared_tfm.layers.context import Context
 from shared_tfm.layers.layer import Layer
 from shared_tfm.model import build, untied
 from shared_tfm.report import analysis
-from shared_tfm.report.analysis import lens, ranks, similarity, text
-from shared_tfm.train import checkpoint, runs, synthetic
+from shared_tfm.report.analysis import (
+  gradients,
+  lens,
+  ranks,
+  similarity,
+  text,
+)
+from shared_tfm.train import checkpoint, runs, synthetic, visits
 from shared_tfm.train import state as states
 
 LAYERS, V, L, B = 4, 258, 8, 4
@@ -445,6 +451,27 @@ def test_cosines_are_those_of_a_network_that_shares_nothing(looped):
       '0': pytest.approx(expected[0, 2], abs=1e-4),
       '1': pytest.approx(expected[1, 3], abs=1e-4),
     }
+
+
+@pytest.mark.slow
+def test_gradients_are_of_the_loss_that_was_trained(looped):
+  """Of a smoothed one here, though all else is of the loss itself."""
+  task = dataclasses.replace(looped.config.task, label_smoothing=0.5)
+  config = dataclasses.replace(looped.config, task=task)
+  reader = analysis.Reader(
+    'run', config, looped.state, looped.dataset, 'validation', 0
+  )
+  gradient = jax.jit(visits.visit_gradients(config))
+  parts = [
+    gradient(looped.state.replace(step=looped.state.step + i), batch)
+    for i, batch in enumerate(reader.batches())
+  ]
+  whole = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+  cosines = visits.cosines_of(config, whole)['attention']
+  found = gradients.measure(reader)['attention']['cosines']
+  np.testing.assert_allclose(found, cosines, atol=1e-6)
+  plain = gradients.measure(looped)['attention']['cosines']
+  assert np.abs(np.array(found) - plain).max() > 1e-3
 
 
 # Depth.

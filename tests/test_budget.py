@@ -120,6 +120,35 @@ def test_equal_flops():
   assert notes['cycle:3'].startswith(f'steps 280 -> {steps}, FLOPs ')
 
 
+def test_equal_flops_are_those_of_the_texts_that_are_read():
+  """Not of the longest that the network could read."""
+  rows = ['none', {'sharing': 'none map_source=all', 'label': 'one map'}]
+  fields = FIELDS | {'data': {'seq_len': 16}}
+  fields['model'] = FIELDS['model'] | {'max_len': 256}
+  made, _ = solved(rows, fields=fields, equal='flops')
+  flops = [
+    accounting.flops_per_token(c.model, 16)['train'] * c.train.num_steps
+    for c in made.values()
+  ]
+  assert flops[1] == pytest.approx(flops[0], rel=0.005)
+  for config in made.values():
+    told = accounting.describe(config)['flops_per_token']
+    assert told == accounting.flops_per_token(config.model, 16)
+
+
+def test_changes_of_tables_go_along_with_the_steps():
+  rows = [
+    {'label': 'deep', 'sharing': 'none', 'model': {'num_layers': 12}},
+    {'sharing': 'all', 'adapt': {'method': 'unshare_at', 'every': 70}},
+    'none',
+  ]
+  made, _ = solved(rows, equal='flops')
+  steps = made['all'].train.num_steps
+  assert steps > 500
+  assert made['all'].adapt.every == round(70 * steps / 280)
+  assert made['none'].adapt.every == made['deep'].adapt.every == 100
+
+
 def test_equal_flops_of_other_batches():
   rows = ['none', {'label': 'wide', 'sharing': 'none'}]
   rows[1]['train'] = {'batch_size': 32}

@@ -221,6 +221,19 @@ def test_a_finished_sweep_may_grow(whole, fields, tmp_path):
 
 
 @pytest.mark.slow
+def test_runs_are_scored_on_as_many_examples(fields, tmp_path):
+  compare.compare(fields, ['none'], 1, tmp_path)
+  before = times(tmp_path)
+  more = with_fields(fields, 'train', eval_batches=3)
+  with pytest.raises(BadInput, match=r'here are 8 \(none .*12 \(all seed 0\)'):
+    compare.compare(more, ['none', 'all'], 1, tmp_path)
+  rows = ['none', {'sharing': 'all', 'train': {'batch_size': 2}}]
+  with pytest.raises(BadInput, match=r'here are 8 .*, 4 \(all seed 0\)'):
+    compare.compare(fields, rows, 1, tmp_path)
+  assert times(tmp_path) == before
+
+
+@pytest.mark.slow
 def test_the_seeds_begin_at_the_configs_own(whole, fields, tmp_path):
   seeded = with_fields(fields, 'train', seed=1)
   (result,) = compare.compare(seeded, ['none'], 1, tmp_path)

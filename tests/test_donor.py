@@ -15,7 +15,7 @@ import tqdm
 from shared_tfm import config, tasks
 from shared_tfm.errors import BadInput, Interrupted
 from shared_tfm.model import build
-from shared_tfm.report import sweep, trained
+from shared_tfm.report import sweep, trained, tuning
 from shared_tfm.train import donor, log, loop, programs
 
 WORDS = ['alpha', 'beta', 'gamma', 'delta', 'row', 'bank', 'reads', 'a', 'the']
@@ -310,6 +310,10 @@ def test_a_sweep_starts_from_a_sweep(home, tmp_path):
     ('cycle:2', 4, f'{runs}/cycle-2/seed-4'),
     ('cycle:2', 5, f'{runs}/cycle-2/seed-4'),
   ]
+  # So do the runs that choose its rates.
+  asked = dataclasses.replace(asked, tune=[1])
+  (tried,) = tuning.runs_of(asked, asked.rows[0], crossed['all'], tmp_path)
+  assert tried.config.train.init_from == f'{runs}/all/seed-3'
 
 
 @pytest.mark.slow

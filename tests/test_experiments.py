@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 
 import pytest
 
@@ -9,7 +10,7 @@ from experiments import claims, measure, overview
 from shared_tfm import config as configs
 from shared_tfm import config_file
 from shared_tfm.errors import BadInput
-from shared_tfm.report import results_file
+from shared_tfm.report import compare, results_file
 from shared_tfm.report import sweep as sweeps
 from shared_tfm.report.results_file import Result
 
@@ -201,6 +202,46 @@ def test_a_claim_is_measured(written, tmp_path):
   assert len(table) == 1 + len(labels)
   with (claim.folder / 'cpu.csv').open() as file:
     assert len(list(csv.reader(file))) == 1 + 8
+
+
+@pytest.mark.slow
+def test_what_diverged_makes_no_verdict_and_ends_nothing(written, tmp_path):
+  claim = written()
+  measure.measure(claim, 'cpu', 1, tmp_path / 'runs')
+  folder = tmp_path / 'runs' / 'mine-cpu'
+  (folder / 'runs' / 'none' / 'seed-1' / 'result.json').unlink()
+  found = [*measure._derived(claim.derived('cpu'), [0, 1], folder)]
+  lost = {(r.scheme, r.seed) for r in found if math.isnan(r.validation_loss)}
+  assert lost == {('none, int8', 1)}
+  assert math.isnan(claims.value(found[-1], 'bits_per_byte'))
+  lines = overview.lines_of(claim)
+  assert lines == ['Not run yet.']
+  trained = compare.compare(workdir=folder)
+  results_file.write(claim.folder / 'cpu.csv', [*trained, *found])
+  sentence = overview.lines_of(claim)[-3]
+  assert sentence.startswith('* They: all is better. **not decidable** (+nan')
+
+
+@pytest.mark.slow
+def test_a_conversion_is_the_one_that_is_asked_for(written, tmp_path):
+  measure.measure(written(), 'cpu', 1, tmp_path / 'runs')
+  changed = written(CLAIM.replace('=int8', '=int4'))
+  with pytest.raises(BadInput, match=r'by --quantise=int8, not by .*int4'):
+    measure.measure(changed, 'cpu', 1, tmp_path / 'runs')
+
+
+def test_what_is_tuned_is_tuned_by_its_size(written):
+  tuned = "[tuned]\ncpu = ['--a']\ngpu = ['--b']\n[[says]]"
+  claim = written(
+    CLAIM.replace('[[says]]', tuned).replace(
+      "of = 'none'", "of = 'none'\ntune = true"
+    )
+  )
+  flags = [claim.derived(size)[-1].flags for size in ('cpu', 'gpu')]
+  assert flags == [
+    ('--quantise=int8', '--tune', '--a'),
+    ('--quantise=int8', '--tune', '--b'),
+  ]
 
 
 def _page(claim):

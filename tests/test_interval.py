@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from shared_tfm.report import columns, interval, tables
 from shared_tfm.report.interval import Difference, difference
@@ -48,6 +49,24 @@ def test_a_run_that_diverged_leaves_no_verdict():
   found = difference({**ours(1.0), 3: math.nan}, THEIRS)
   assert math.isnan(found.mean) and found.low is None
   assert found.verdict(min) == 'cannot tell'
+
+
+@pytest.mark.parametrize(
+  'd', [[0, 0, 4e-4, 0, 0], [0.3 - 0.2] * 4 + [0.2], [0.1, 0.1, 0.2, 0.2]]
+)
+def test_values_that_are_alike_have_an_interval_too(d):
+  """As accuracies are; whose resamples are one value alone is Student's."""
+  d = np.array(d)
+  low, high = interval.bootstrap_t(d)
+  assert np.isfinite([low, high]).all() and low < d.mean() < high
+  width = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5
+  ends = d.mean() - low, high - d.mean()
+  assert max(ends) == pytest.approx(width)
+
+
+def test_one_value_but_for_rounding_is_one_value():
+  low, high = interval.bootstrap_t(np.array([0.3 - 0.2, 0.1, 0.1, 0.4 - 0.3]))
+  assert low == high == pytest.approx(0.1)
 
 
 def test_an_interval_is_the_same_each_time():

@@ -56,4 +56,4 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
     if 'text/markdown' in o.get('data', {})
   ]
   assert len(tables) == 2 and 'attention=all' in tables[0]
-  assert (tmp_path / 'runs/notebook/mine/report.html').is_file()
+  assert (tmp_path / 'runs/notebook/first/mine/report.html').is_file()

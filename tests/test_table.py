@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_tfm.errors import BadInput
-from shared_tfm.sharing import draw, owners, resolve
+from shared_tfm.sharing import draw, owners, resolve, table
 from shared_tfm.sharing.levels import assignments
 from shared_tfm.sharing.table import SCHEMES, parse
 
@@ -79,6 +79,26 @@ PUBLISHED = {
 def test_published_tables(name):
   spec, literal = PUBLISHED[name]
   assert owners(spec, len(digits(literal))) == digits(literal)
+
+
+def test_a_name_stays_with_its_rule(monkeypatch):
+  """A cell of a notebook may run again; a changed rule takes another name."""
+  monkeypatch.setattr(table, 'SCHEMES', {})
+
+  def zigzag(layers, rows):
+    period = max(2 * rows - 2, 1)
+    return tuple(min(i % period, period - i % period) for i in range(layers))
+
+  table.scheme('zigzag:U')(zigzag)
+  assert table.scheme('zigzag:U')(lambda n, rows: list(zigzag(n, rows)))
+  assert table.SCHEMES['zigzag'][1] is zigzag
+  for form, rule in {
+    'zigzag:U': lambda layers, rows: zigzag(layers, rows)[::-1],
+    'zigzag:UxU': lambda layers, rows, more: zigzag(layers, rows),
+  }.items():
+    with pytest.raises(BadInput, match='zigzag is another rule already'):
+      table.scheme(form)(rule)
+  assert owners('zigzag:3', 5) == (0, 1, 2, 1, 0)
 
 
 def test_the_sizes_in_use():

@@ -32,7 +32,8 @@ def describe(config: Config) -> dict[str, Any]:
     'owners' of every component, and of each part that has a spec of its own: a
     sum's first level, None where a layer reads no row of its own or mixes
     templates; 'params', 'sharing_ratio' (applied /
-    stored, layers only), 'flops_per_token', 'kv_bytes_per_token',
+    stored, layers only), 'flops_per_token' (of the longest text that the data
+    has), 'kv_bytes_per_token',
     'weight_bytes' (stored parameters, in float32 where they are no integers).
     Of a config that prunes, 'params' has 'non_zero', too: what is stored and
     not masked in the end.
@@ -54,7 +55,7 @@ def describe(config: Config) -> dict[str, Any]:
     'owners': owners,
     'params': counts,
     'sharing_ratio': ratio,
-    'flops_per_token': flops_per_token(model),
+    'flops_per_token': flops_per_token(model, config.data.lengths[-1]),
     'kv_bytes_per_token': kv_bytes_per_token(model),
     'weight_bytes': weight_bytes(model),
   }

@@ -147,7 +147,9 @@ def steps(config: Config, number: int) -> Fields:
   factor = number / config.train.num_steps
   if factor == 1:
     return {}
-  counted = {name: _value(config, name) for name in FROM_START}
+  changes = config.adapt.method != 'none'  # else the field says nothing
+  names = (*FROM_START, *['adapt.every'] * changes)
+  counted = {name: _value(config, name) for name in names}
   return {
     'train.num_steps': number,
     **{n: max(round(v * factor), 1) for n, v in counted.items() if v},
@@ -172,7 +174,8 @@ def _stored(config: Config) -> int:
 
 def _step_flops(config: Config) -> int:
   tokens = config.train.batch_size * config.data.seq_len
-  return accounting.flops_per_token(config.model)['train'] * tokens
+  length = config.data.lengths[-1]
+  return accounting.flops_per_token(config.model, length)['train'] * tokens
 
 
 def _value(config: Config, name: str) -> Any:

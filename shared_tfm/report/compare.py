@@ -99,6 +99,7 @@ def run(
   timed = functools.partial(pool.seconds, processes=processes)
   solved = budget.solve(sweep, asked, known, timed)
   planned = _planned(sweep, asked, solved, workdir)
+  trained.check_scored(planned)
   for one in planned:
     if not runs.check(one.folder, one.config):
       donor.check(one.config)

@@ -85,7 +85,7 @@ def runs_of(
   for row in sweep.rows:
     config = crossed[row.label]
     for seed in range(config.train.seed, config.train.seed + sweep.seeds):
-      init = _donor(config.train.init_from, row, seed)
+      init = donor(config.train.init_from, row, seed)
       seeded = dataclasses.replace(config.train, seed=seed, init_from=init)
       folder = workdir / 'runs' / row.folder / f'seed-{seed}'
       found.append(
@@ -94,7 +94,7 @@ def runs_of(
   return found
 
 
-def _donor(given: str, row: Row, seed: int) -> str:
+def donor(given: str, row: Row, seed: int) -> str:
   """Where a run's weights come from: of a sweep, its run of the same row.
 
   That is the run of the same seed, or, where there is none, of the first.
@@ -107,6 +107,26 @@ def _donor(given: str, row: Row, seed: int) -> str:
   )
   need(bool(seeds), f'train.init_from: {folder} has no run')
   return str(folder / f'seed-{seed if seed in seeds else seeds[0]}')
+
+
+def check_scored(planned: Sequence[Run]) -> None:
+  """Checks that all runs are scored on as many examples, those done before too.
+
+  Raises:
+    BadInput: they are not, and so cannot stand beside each other.
+  """
+  counts: dict[int, str] = {}
+  for one in planned:
+    done = (one.folder / runs.RESULT).exists()
+    config = runs.read_config(one.folder) if done else one.config
+    count = config.train.eval_batches * config.train.batch_size
+    counts.setdefault(count, f'{one.scheme} seed {one.seed}')
+  need(
+    len(counts) == 1,
+    'runs stand beside each other where they are scored on as many examples,'
+    ' train.eval_batches x train.batch_size; here are '
+    + ', '.join(f'{count} ({name})' for count, name in counts.items()),
+  )
 
 
 class Data:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shared_tfm import config as configs
 from shared_tfm.config import Config
-from shared_tfm.report import budget
+from shared_tfm.report import budget, trained
 from shared_tfm.report.sweep import Row, Sweep
 from shared_tfm.report.sweep_file import Solved
 from shared_tfm.report.trained import Run
@@ -41,7 +41,8 @@ def runs_of(sweep: Sweep, row: Row, config: Config, workdir: Path) -> list[Run]:
   found = []
   for factor in sorted(sweep.tune):
     rate = config.optimizer.learning_rate * factor
-    fields = {RATE: rate, 'train.seed': seed}
+    init = trained.donor(config.train.init_from, row, seed)
+    fields = {RATE: rate, 'train.seed': seed, 'train.init_from': init}
     found.append(
       Run(
         f'{row.label} rate {rate:.3g}',

@@ -14,8 +14,10 @@ of layers and those integers, and returns the owner of every layer.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from shared_tfm.errors import BadInput, need, unknown
 
@@ -28,13 +30,39 @@ SCHEMES: dict[str, tuple[str, Rule]] = {}  # name -> (written form, rule)
 
 
 def scheme(form: str) -> Callable[[Rule], Rule]:
-  """Registers a rule under its written form, such as 'cycle:U'."""
+  """Registers a rule under its written form, such as 'cycle:U'.
+
+  What a name stands for stays: runs and tables are known by it. The same rule
+  may be registered again, as by a cell of a notebook that is run again.
+
+  Raises:
+    BadInput: the name has other tables already.
+  """
+  name = form.partition(':')[0]
 
   def register(rule: Rule) -> Rule:
-    SCHEMES[form.partition(':')[0]] = (form, rule)
+    there = SCHEMES.setdefault(name, (form, rule))
+    need(
+      there[1] is rule or _tables(*there) == _tables(form, rule),
+      f'the sharing scheme {name} is another rule already, and runs are known'
+      ' by its name: give this one a name of its own',
+    )
     return rule
 
   return register
+
+
+def _tables(form: str, rule: Rule) -> list[Any]:
+  """What a rule says of small networks, for telling it from another."""
+  numbers, told = len(re.findall('[A-Z]', form)), []
+  for layers, *given in itertools.product(
+    range(1, 17), *[range(1, 7)] * numbers
+  ):
+    try:
+      told.append((numbers, tuple(rule(layers, *given))))
+    except Exception as error:  # a rule may refuse what it is not for
+      told.append((numbers, repr(error)))
+  return told
 
 
 @scheme('none')

@@ -38,7 +38,7 @@ def measure(reader: Reader) -> dict[str, Any]:
   whole or as a first level, 'owners', (N,), and 'rows': of each that several
   visits read, their mean cosine.
   """
-  config, state = reader.config, reader.state
+  config, state = reader.trained, reader.state
   gradient = jax.jit(visits.visit_gradients(config))
   total = None
   for i, batch in enumerate(reader.batches()):

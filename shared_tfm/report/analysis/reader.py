@@ -78,7 +78,7 @@ class Reader:
     self.split, self.count = split, count
     # What is measured is the loss itself, as in an evaluation.
     plain = dataclasses.replace(config.task, label_smoothing=0.0)
-    self.config = dataclasses.replace(config, task=plain)
+    self.config, self.trained = dataclasses.replace(config, task=plain), config
     self.model, self.task = build(self.config), tasks.make(self.config)
     self.state = state
     self.variables = {'params': state.params, **state.variables}
