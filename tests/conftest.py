@@ -1,5 +1,6 @@
 """What every test runs under, and whatever programs it starts."""
 
+import functools
 import gc
 import importlib.metadata
 import os
@@ -35,11 +36,20 @@ gc.set_threshold(200_000, 20, 100)
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from shared_tfm.train import programs  # noqa: E402
+
 
 @pytest.fixture(scope='module', autouse=True)
 def programs_are_dropped():
-  """A process may map memory 65,530 times, and a program takes several."""
-  yield
+  """A process may map memory 65,530 times, and a program takes several.
+
+  Until then the programs of several configs are kept, not of one as in a run.
+  """
+  made = programs._programs.__wrapped__
+  with pytest.MonkeyPatch.context() as patch:
+    kept = functools.lru_cache(maxsize=8)(made)
+    patch.setattr(programs, '_programs', kept)
+    yield
   jax.clear_caches()
 
 

@@ -75,7 +75,7 @@ def sharings(draw):
 
 
 @pytest.mark.parametrize(
-  'examples', (30, pytest.param(200, marks=pytest.mark.slow))
+  'examples', (30, pytest.param(170, marks=pytest.mark.slow))
 )
 def test_counts_of_any_specs_equal_the_tree(examples):
   @settings(deadline=None, max_examples=examples)
@@ -236,6 +236,9 @@ def assert_read(parts, sharing, options, dtype):
   return [plain.spec(p)[0] for p, shape in plain.paths.items() if shape[1:]]
 
 
+KINDS = 'soft', '|', '='
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures('no_program_is_kept')
 @pytest.mark.parametrize('dtype,wanted', (('float32', 200), ('bfloat16', 50)))
@@ -246,14 +249,15 @@ def test_any_specs_are_read_as_by_plain_loops(dtype, wanted):
   @settings(deadline=None, max_examples=16 * wanted // 10)
   @given(layers())
   def law(drawn):
-    if str(drawn) in passed:  # some are drawn twice
-      return
+    enough = all(count[kind] >= wanted // 4 for kind in KINDS)
+    if str(drawn) in passed or (enough and len(passed) >= wanted):
+      return  # some are drawn twice
     text = ' '.join(assert_read(*drawn, dtype))
     passed.add(str(drawn))
     text = text.replace('|none', '')  # every unit its own
-    count.update(kind for kind in ('soft', '|', '=') if kind in text)
+    count.update(kind for kind in KINDS if kind in text)
 
   law()
   assert len(passed) >= wanted
-  for kind in ('soft', '|', '='):
+  for kind in KINDS:
     assert count[kind] >= wanted // 4, count

@@ -17,7 +17,7 @@ from shared_tfm.model import build
 from shared_tfm.report import gallery
 from shared_tfm.sharing.presets import PRESETS
 
-V, M = 24, 32
+V, M = 24, 64
 KINDS = {
   'all': {'num_layers': 4, 'sharing': {'layer': 'all'}}
   | {'depth': {'criterion': 'latent', 'threshold': 0.5}},
@@ -198,7 +198,7 @@ def test_what_cannot_be_batched():
   assert not batcher.busy
   for how, rule in [
     ({'rows': 0}, 'at least 1 row, got 0'),
-    ({'places': M + 1}, 'places must be 2 to model.max_len 32, got 33'),
+    ({'places': M + 1}, 'places must be 2 to model.max_len 64, got 65'),
     ({'policy': 'first'}, 'a cache per first is not for several depths'),
   ]:
     with pytest.raises(BadInput, match=rule):

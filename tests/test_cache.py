@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_presets import examples, new_parts
+from test_presets import examples, new_parts, with_a_source
 
 from shared_tfm import config
 from shared_tfm.errors import BadInput
@@ -65,19 +65,13 @@ def source_of(made):
 TOKENS = np.random.default_rng(2).integers(0, V, (B, L))
 
 
-def token_by_token(
-  made, variables, policy='visit', between=lambda kept, *_: kept, leaves=False
-):
-  """Prompts of different lengths at once, then 7 tokens one by one: (8, B, V).
+@functools.cache
+def follower(made):
+  """What reads some more tokens: variables first, and then as `following`."""
 
-  What is kept goes through `between` before each of those, with how many loops
-  the token before ran (99: it is the prompt's) and where it stands.
-  """
-  model, source = build(made), source_of(made)
-
-  @functools.partial(jax.jit, static_argnums=4)
-  def following(tokens, positions, mask, kept, leaves=False, **source):
-    return model.apply(
+  @functools.partial(jax.jit, static_argnums=5)
+  def following(variables, tokens, positions, mask, kept, leaves, **source):
+    return build(made).apply(
       variables,
       tokens,
       positions,
@@ -88,6 +82,19 @@ def token_by_token(
       **source,
     )
 
+  return following
+
+
+def token_by_token(
+  made, variables, policy='visit', between=lambda kept, *_: kept, leaves=False
+):
+  """Prompts of different lengths at once, then 7 tokens one by one: (8, B, V).
+
+  What is kept goes through `between` before each of those, with how many loops
+  the token before ran (99: it is the prompt's) and where it stands.
+  """
+  model, source = build(made), source_of(made)
+  following = functools.partial(follower(made), variables)
   kept = model.apply({}, B, L + 2, S * bool(source), policy, method='empty')
   prompt = np.arange(LENGTHS.max())
   logits_BV, _, kept = following(
@@ -95,6 +102,7 @@ def token_by_token(
     np.broadcast_to(prompt, (B, len(prompt))),
     prompt[None] < LENGTHS[:, None],
     kept,
+    False,
     **source,
   )
   found, loops = [logits_BV], [np.full(B, 99)]
@@ -128,14 +136,6 @@ def same(found, expected):
 def check(made):
   _, variables = started(made)
   same(token_by_token(made, variables)[0], whole(made, variables))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  'made', new_parts(examples({'vocab_size': V, 'max_len': L}))
-)
-def test_every_part_of_a_preset(made):
-  check(made)
 
 
 LOOPED = {'num_layers': 8, 'sharing': {'layer': 'recurrent:1/2x3/1'}}
@@ -197,6 +197,18 @@ QUICK = 'rotary', 'relative', 'maps', 'a coda where a token leaves', 'two sides'
 )
 def test_every_part(name):
   check(config_of(**PARTS[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'made',
+  new_parts(
+    examples({'vocab_size': V, 'max_len': L}),
+    known=[with_a_source(config_of(**fields)) for fields in PARTS.values()],
+  ),
+)
+def test_every_other_part_of_a_preset(made):
+  check(made)
 
 
 @pytest.mark.slow

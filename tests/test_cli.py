@@ -523,11 +523,6 @@ def test_bad_input_in_a_process(here):
     'error: model.sharing.layer: cycle:5 needs num_layers divisible by 5,'
     ' got 12\n'
   )
-  done = process(here, *TRAIN, '--config.data.path=missing.txt')
-  assert (done.returncode, done.stdout) == (2, '')
-  assert done.stderr == (
-    'error: data.path missing.txt: no such file or folder\n'
-  )
   assert not (here / 'new').exists()
 
 

@@ -39,7 +39,8 @@ def test_a_step_of_it_can_be_traced(path):
   state = jax.eval_shape(functools.partial(states.initial, config), seed)
   held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
   assert held == accounting.parameters(config.model)['stored']
-  for batch in tasks.make(config).batches():
+  batches = tasks.make(config).batches()  # those between differ in length alone
+  for batch in {id(each): each for each in (batches[0], batches[-1])}.values():
     after, metrics = jax.eval_shape(steps.train_step(config), state, batch)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert {leaf.shape for leaf in flatten_dict(metrics).values()} == {()}

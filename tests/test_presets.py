@@ -87,25 +87,31 @@ TABLES = {
 }
 
 
-def new_parts(named):
-  """Those of named configs that have a part which none before them has.
+def parts(made):
+  """What a config has that a network may lack.
 
   A part is a choice or a switch of the network, a kind of spec, or a kind of
   task: what a table says in detail is asked of tables alone.
   """
-  seen, found = set(), []
+  has = {type(tasks.make(made))}
+  for field, value in ranges.leaves(dataclasses.asdict(made.model)):
+    group, _, part = field.partition('.')
+    if group.startswith('sharing'):
+      has |= {mark for mark in ('+', '@', '|', '=', 'soft') if mark in value}
+      if value and part.endswith(('source', 'across')):
+        has.add(part)
+    elif type(value) in (str, bool):
+      has.add((field, value))
+    elif field in ('core_width', 'depth.prelude', 'depth.coda'):
+      has.add((field, value > 0))
+  return has
+
+
+def new_parts(named, known=()):
+  """Those of named configs that have a part which none before them has."""
+  seen, found = set().union(*map(parts, known)), []
   for name, made in named.items():
-    has = {type(tasks.make(made)), made.adapt.method}
-    for field, value in ranges.leaves(dataclasses.asdict(made.model)):
-      group, _, part = field.partition('.')
-      if group.startswith('sharing'):
-        has |= {mark for mark in ('+', '@', '|', '=', 'soft') if mark in value}
-        if value and part.endswith(('source', 'across')):
-          has.add(part)
-      elif type(value) in (str, bool):
-        has.add((field, value))
-      elif field in ('core_width', 'depth.prelude', 'depth.coda'):
-        has.add((field, value > 0))
+    has = parts(made)
     if has - seen:
       found.append(pytest.param(made, id=name))
     seen |= has

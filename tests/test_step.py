@@ -1,5 +1,6 @@
 """The training step: one update, micro-batches, batches that must not count."""
 
+import dataclasses
 import functools
 
 import flax
@@ -11,7 +12,7 @@ import pytest
 
 from shared_tfm import config
 from shared_tfm.model import build
-from shared_tfm.train import optimizer
+from shared_tfm.train import loss_scale, optimizer
 from shared_tfm.train import state as states
 from shared_tfm.train import step as steps
 
@@ -42,8 +43,24 @@ def crossed(**fields):
 @functools.cache
 def program(made):
   """The compiled step of a config, and its first state."""
-  state = jax.jit(functools.partial(states.initial, made))(jnp.uint32(0))
+  state = first(crossed_as(made, dtype='float32', accumulate=1))
+  state = state.replace(scale=loss_scale.initial(made))
   return jax.jit(steps.train_step(made)), state
+
+
+@functools.cache
+def first(made):
+  """The state of seed 0, which no dtype changes but for its scale."""
+  return jax.jit(functools.partial(states.initial, made))(jnp.uint32(0))
+
+
+def crossed_as(made, dtype, accumulate):
+  """The same config, in a dtype and in so many micro-batches."""
+  return dataclasses.replace(
+    made,
+    model=dataclasses.replace(made.model, dtype=dtype),
+    train=dataclasses.replace(made.train, accumulate=accumulate),
+  )
 
 
 def batch(seed, weights=None):

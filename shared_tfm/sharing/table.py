@@ -54,7 +54,8 @@ def scheme(form: str) -> Callable[[Rule], Rule]:
 
 def _tables(form: str, rule: Rule) -> list[Any]:
   """What a rule says of small networks, for telling it from another."""
-  numbers, told = len(re.findall('[A-Z]', form)), []
+  numbers = len(re.findall('[A-Z]', form))
+  told: list[Any] = []
   for layers, *given in itertools.product(
     range(1, 17), *[range(1, 7)] * numbers
   ):

@@ -1,5 +1,6 @@
 """Their tensors as our parameters, and back."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ class Link(NamedTuple):
     return shape[::-1] if self.turned else shape
 
 
+@functools.lru_cache(maxsize=8)
 def shapes(config: Config) -> Any:
   """The parameters of a config, as shapes."""
   tokens = jnp.zeros((1, 1), jnp.int32)
