@@ -292,6 +292,7 @@ sharing = 'all'
 model.num_layers = 1
 model.d_model = 8
 train.batch_size = 8
+train.eval_batches = 1
 """
 
 

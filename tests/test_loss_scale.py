@@ -170,15 +170,12 @@ def test_of_two_micro_batches_one_may_overflow():
 
 # The layers, and devices.
 
-KINDS = {
-  'encoder': {'family': 'encoder', 'embed_norm': True},
-  'grouped': {'num_kv_heads': 1, 'position': 'rotary', 'activation': 'swiglu'},
-  'map': {'sharing__map_source': 'all'},
-  'kv': {'sharing__kv_source': 'all'},
-  'rmsnorm': {'norm': 'rmsnorm', 'norm_position': 'post'},
-  'batchnorm': {'norm': 'batchnorm'},
-  'remat': {'remat': 'full'},
-  'untied': {'tie_embeddings': False, 'embed_dim': 8},
+KINDS = {  # what has nothing to do with each other shares a network
+  'encoder': {'family': 'encoder', 'embed_norm': True, 'embed_dim': 8},
+  'grouped': {'num_kv_heads': 1, 'position': 'rotary', 'activation': 'swiglu'}
+  | {'norm': 'rmsnorm', 'norm_position': 'post', 'tie_embeddings': False},
+  'map': {'sharing__map_source': 'all', 'remat': 'full'},
+  'kv': {'sharing__kv_source': 'all', 'norm': 'batchnorm'},
   'low rank': {'sharing__layer': 'all+none@2'},
   'soft': {'sharing__layer': 'soft:2'},
   'moeut': {'experts__num_ff': 4, 'experts__top_k': 2, 'norm': 'rmsnorm'},

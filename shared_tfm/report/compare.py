@@ -99,10 +99,10 @@ def run(
   timed = functools.partial(pool.seconds, processes=processes)
   solved = budget.solve(sweep, asked, known, timed)
   planned = _planned(sweep, asked, solved, workdir)
-  trained.check_scored(planned)
   for one in planned:
     if not runs.check(one.folder, one.config):
       donor.check(one.config)
+  trained.check_scored(planned)
   data = trained.Data(planned[0].config, workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   sweep_file.write(workdir, sweep, solved)

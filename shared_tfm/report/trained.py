@@ -117,7 +117,7 @@ def check_scored(planned: Sequence[Run]) -> None:
   """
   counts: dict[int, str] = {}
   for one in planned:
-    done = (one.folder / runs.RESULT).exists()
+    done = all((one.folder / n).exists() for n in (runs.RESULT, runs.CONFIG))
     config = runs.read_config(one.folder) if done else one.config
     count = config.train.eval_batches * config.train.batch_size
     counts.setdefault(count, f'{one.scheme} seed {one.seed}')
