@@ -384,6 +384,18 @@ def test_rates_are_tuned_on_a_seed_of_their_own(fields, tmp_path):
     compare.compare(workdir=tmp_path, tune=[1])
 
 
+def test_a_longer_row_is_tuned_for_longer(fields, tmp_path):
+  long = {'label': 'long', 'sharing': 'none', 'train': {'num_steps': 12}}
+  asked = sweep.of(fields, ['none', long], tune=[1], tune_steps=3)
+  made = sweep.crossed(asked)
+  steps = [
+    one.config.train.num_steps
+    for row in asked.rows
+    for one in tuning.runs_of(asked, row, made[row.label], tmp_path)
+  ]
+  assert (STEPS, steps) == (6, [3, 6])
+
+
 def test_a_rate_at_the_edge_is_told(fields, tmp_path, caplog):
   asked = sweep.of(fields, ['none'], tune=[1, 2, 4])
   (made,) = sweep.crossed(asked).values()

@@ -54,7 +54,9 @@ class Sweep:
     equal: what all rows have alike; see budget.py.
     adjust: what is adjusted for equal parameters.
     tune: factors of a row's learning rate to choose from; see tuning.py.
-    tune_steps: of a run that a rate is judged by; 0: as many as the row's.
+    tune_steps: of a run that a rate is judged by, where a row trains for the
+      config's `train.num_steps`, and in proportion to a row's own steps; 0: as
+      many as the row's.
   """
 
   fields: Mapping[str, Any]

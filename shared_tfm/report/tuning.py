@@ -29,13 +29,15 @@ def runs_of(sweep: Sweep, row: Row, config: Config, workdir: Path) -> list[Run]:
   """The runs that a row's rate is chosen by.
 
   Args:
-    sweep: with `tune` and `tune_steps`.
+    sweep: with `tune` and `tune_steps`, which are of a run of the sweep's own
+      length: a row that trains for longer is tuned for longer.
     row: of the sweep.
     config: that the row is trained with, but for its rate.
     workdir: the folder of the sweep.
   """
   if sweep.tune_steps:
-    fields = budget.steps(config, sweep.tune_steps)
+    part = sweep.tune_steps / sweep.fields['train']['num_steps']
+    fields = budget.steps(config, round(part * config.train.num_steps))
     config = configs.with_fields(config, fields)
   seed = config.train.seed + SEEDS
   found = []
