@@ -27,7 +27,7 @@ from shared_tfm.report import (
   trained,
   tuning,
 )
-from shared_tfm.train import log, turns
+from shared_tfm.train import log, runs, turns
 
 STEPS, SEEDS = 6, 2
 SCHEMES = ['none', 'attention=all norm=none']
@@ -423,6 +423,26 @@ def test_equal_time_is_measured_once(fields, tmp_path, monkeypatch):
   assert again == results  # nothing was measured, and nothing trained
   line = (tmp_path / 'summary.md').read_text().splitlines()[3]
   assert line.endswith('| steps 6 -> 12, 10 ms a step, time +0.0 % |')
+
+
+def test_a_folder_takes_one_sweep_at_a_time(fields, tmp_path, monkeypatch):
+  asked = sweep.of(fields, ['none'], equal='time')
+
+  def meanwhile(_):
+    theirs = {'none': sweep_file.Solved(note='theirs')}
+    sweep_file.write(tmp_path, asked, theirs)
+    return [0.01]
+
+  monkeypatch.setattr(pool.turns, 'seconds', lambda _: [0.01])
+  with runs.alone(tmp_path), pytest.raises(BadInput, match='is in use by'):
+    compare.run(asked, tmp_path)
+  assert not (tmp_path / 'sweep.json').exists()
+  # Both may have measured before either began: what was solved first stays.
+  monkeypatch.setattr(pool.turns, 'seconds', meanwhile)
+  with pytest.raises(BadInput, match='another process has begun in workdir'):
+    compare.run(asked, tmp_path)
+  assert sweep_file.taken(asked, tmp_path)['none'].note == 'theirs'
+  assert not (tmp_path / 'runs').exists()
 
 
 @pytest.mark.slow

@@ -452,7 +452,7 @@ def test_two_runs_cannot_share_a_folder(straight, text, tmp_path):
       loop.train(made, tmp_path)
     assert str(error.value) == (
       f'workdir {tmp_path} is in use by process {os.getpid()} on'
-      f' {socket.gethostname()}; a run has its folder to itself'
+      f' {socket.gethostname()}; what trains has its folder to itself'
     )
     assert (tmp_path / 'metrics.jsonl').read_bytes() == lines
 

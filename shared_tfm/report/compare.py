@@ -72,7 +72,8 @@ def compare(
 
   Raises:
     BadInput: a scheme that is wrong or given twice, or a folder that holds
-      another sweep. Nothing has been written then.
+      another sweep, or in which another process trains. Nothing has been
+      written then.
     Interrupted: a signal ended the sweep; the run under way was saved.
   """
   need(bool(workdir), 'compare needs a workdir')
@@ -104,13 +105,28 @@ def run(
       donor.check(one.config)
   trained.check_scored(planned)
   data = trained.Data(planned[0].config, workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  sweep_file.write(workdir, sweep, solved)
+  with runs.alone(workdir):
+    need(
+      sweep_file.taken(sweep, workdir) == known,
+      f'another process has begun in workdir {workdir} meanwhile; start again',
+    )
+    return _run(sweep, asked, solved, data, processes)
 
+
+def _run(
+  sweep: Sweep,
+  asked: Mapping[str, Config],
+  solved: Mapping[str, Solved],
+  data: trained.Data,
+  processes: int,
+) -> list[results_file.Result]:
+  """`run`, of what was checked and solved, alone in its folder."""
+  workdir = data.workdir
+  sweep_file.write(workdir, sweep, solved)
   if sweep.tune:
     solved = _tuned(sweep, asked, solved, data, processes)
     sweep_file.write(workdir, sweep, solved)
-    planned = _planned(sweep, asked, solved, workdir)
+  planned = _planned(sweep, asked, solved, workdir)
   found: dict[Run, results_file.Result] = {}
   for one, measured in _trained(planned, data, processes):
     found[one] = trained.result(one, measured, solved[one.scheme].note)

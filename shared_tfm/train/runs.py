@@ -81,14 +81,14 @@ def check_same(workdir: Path, there: Config, given: Config) -> None:
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: Config) -> Iterator[None]:
-  """Makes the folder, writes down whose it is, and has it to itself inside.
+def alone(workdir: Path) -> Iterator[None]:
+  """Makes the folder, and has it to itself inside.
 
   The lock is the kernel's, on an open file: it ends with its process, however
   that ends.
 
   Raises:
-    BadInput: another run trains in it, or has made it another config's.
+    BadInput: another process trains in it.
   """
   workdir.mkdir(parents=True, exist_ok=True)
   with (workdir / LOCK).open('ab+', buffering=0) as lock:
@@ -98,7 +98,7 @@ def claimed(workdir: Path, config: Config) -> Iterator[None]:
       lock.seek(0)
       raise BadInput(
         f'workdir {workdir} is in use by {lock.read().decode() or "a run"};'
-        ' a run has its folder to itself'
+        ' what trains has its folder to itself'
       ) from None
     except OSError as error:  # not every network file system has locks
       logger.warning(
@@ -106,10 +106,21 @@ def claimed(workdir: Path, config: Config) -> Iterator[None]:
         workdir,
         error.strerror,
       )
-    # Again: before the lock it may have become another's.
-    check(workdir, config)
     lock.truncate(0)
     lock.write(f'process {os.getpid()} on {socket.gethostname()}'.encode())
+    yield
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, config: Config) -> Iterator[None]:
+  """`alone` in the folder of a run, with whose it is written down.
+
+  Raises:
+    BadInput: another process trains in it, or has made it another config's.
+  """
+  with alone(workdir):
+    # Again: before the lock it may have become another's.
+    check(workdir, config)
     files.sweep(workdir, CONFIG, RESULT, log.METRICS)
     ours, path = _json(dataclasses.asdict(config)), workdir / CONFIG
     if not path.exists() or path.read_text() != ours:
