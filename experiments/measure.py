@@ -52,7 +52,11 @@ def measure(
   folder = workdir / f'{claim.folder.name}-{form}'
   results = compare.run(claim.sweeps[form], folder, processes)
   seeds = sorted({result.seed for result in results})
-  return [*results, *_derived(claim.derived(form), seeds, folder)]
+  rows = claim.derived(form)
+  if not rows:
+    return results
+  with runs.alone(folder / 'converted'):
+    return [*results, *_derived(rows, seeds, folder)]
 
 
 def _derived(

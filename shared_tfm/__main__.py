@@ -94,7 +94,7 @@ def parser() -> Parser:
     '--tune', type=_factors, help='of each learning rate: 0.5,1,2'
   )
   compared.add_argument(
-    '--tune_steps', type=int, help='of a run that tunes; 0: all'
+    '--tune_steps', type=int, help='of train.num_steps, of a run that tunes'
   )
   compared.add_argument(
     '--processes', type=int, default=1, help='runs under way at a time'

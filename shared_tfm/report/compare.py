@@ -72,8 +72,7 @@ def compare(
 
   Raises:
     BadInput: a scheme that is wrong or given twice, or a folder that holds
-      another sweep, or in which another process trains. Nothing has been
-      written then.
+      another sweep, or is in use. No run has been begun then.
     Interrupted: a signal ended the sweep; the run under way was saved.
   """
   need(bool(workdir), 'compare needs a workdir')

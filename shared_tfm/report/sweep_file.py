@@ -7,7 +7,7 @@ A user's is TOML:
     equal = 'params'               # or flops, time; see budget.py
     adjust = 'width'               # or depth, for equal parameters
     tune = [0.5, 1, 2]             # factors of the rate; see tuning.py
-    tune_steps = 100               # of 280, say, of each run that tunes
+    tune_steps = 100               # of 400, of each run that tunes
     train.num_steps = 400          # any field of the config, for every row
 
     [[row]]

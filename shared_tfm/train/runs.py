@@ -88,7 +88,7 @@ def alone(workdir: Path) -> Iterator[None]:
   that ends.
 
   Raises:
-    BadInput: another process trains in it.
+    BadInput: it is in use.
   """
   workdir.mkdir(parents=True, exist_ok=True)
   with (workdir / LOCK).open('ab+', buffering=0) as lock:
@@ -97,12 +97,12 @@ def alone(workdir: Path) -> Iterator[None]:
     except BlockingIOError:
       lock.seek(0)
       raise BadInput(
-        f'workdir {workdir} is in use by {lock.read().decode() or "a run"};'
+        f'workdir {workdir} is in use by {lock.read().decode() or "another"};'
         ' what trains has its folder to itself'
       ) from None
     except OSError as error:  # not every network file system has locks
       logger.warning(
-        '%s cannot be locked (%s): see to it that no other run uses it',
+        '%s cannot be locked (%s): see to it that nothing else uses it',
         workdir,
         error.strerror,
       )
@@ -116,7 +116,7 @@ def claimed(workdir: Path, config: Config) -> Iterator[None]:
   """`alone` in the folder of a run, with whose it is written down.
 
   Raises:
-    BadInput: another process trains in it, or has made it another config's.
+    BadInput: it is in use, or has become another config's.
   """
   with alone(workdir):
     # Again: before the lock it may have become another's.
