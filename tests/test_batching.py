@@ -63,7 +63,14 @@ def ready(kind):
     lambda leaf: 1.5 * leaf + 0.1 * random.standard_normal(leaf.shape),
     variables['params'],
   )
-  return made, {**variables, 'params': params}
+  variables = {**variables, 'params': params}
+  if 'batch_stats' in variables:  # else streams of 1e7, which round at random
+    text = random.integers(0, V, (8, M))
+    seen = build(made, train=True)
+    run = jax.jit(functools.partial(seen.apply, mutable=['batch_stats']))
+    for _ in range(300):
+      variables |= run(variables, text)[1]
+  return made, variables
 
 
 def requests(count=9):
