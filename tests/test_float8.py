@@ -307,6 +307,7 @@ def test_training_comes_to_where_bfloat16_comes():
   assert np.abs(eight - bfloat16).max() > 1e-4  # it is something else
 
 
+@pytest.mark.slow
 def test_scores_depend_on_nothing_that_stands_beside_a_text():
   """Evaluation is in bfloat16: a batch's largest number scales nothing."""
   config = test_stack.config_of('all', dtype='float8')

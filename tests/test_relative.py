@@ -89,6 +89,7 @@ def test_what_a_score_gains_is_read_off_the_table():
   np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_where_a_text_begins_is_no_matter_and_its_order_is():
   config = config_of(sharing={'layer': 'cycle:2'})
   variables, model = variables_of(config), build(config)

@@ -415,6 +415,7 @@ def test_parts_may_have_their_own_owners():
   assert (keys.max(axis=(1, 2)) > 1e-6).all()
 
 
+@pytest.mark.slow
 def test_rows_start_different():
   """Each row has its own key, and the scale of a layer that shares nothing."""
   config = config_of('none')
