@@ -47,8 +47,21 @@ def inside_a_loop(function, *operands):
 def test_affine_and_its_gradients_are_those_of_rounded_operands(
   dtype, shape, bias
 ):
-  x, kernel, shift = draw(0, *shape, 6), draw(1, 6, 8), draw(2, 8)
-  weight = draw(3, *shape, 8)
+  affine_is_plain(dtype, shape, 6, 8, bias)
+
+
+@pytest.mark.parametrize(
+  'shape,d,f',
+  [((2, 128), 2304, 6), ((5,), 3072, 6), ((5,), 6, 4096), ((3, 128), 3072, 9)],
+)
+def test_so_they_are_of_wide_ones(shape, d, f):
+  """Whose rows a CPU turns in pieces, and whose long sums it makes in parts."""
+  affine_is_plain('bfloat16', shape, d, f, True)
+
+
+def affine_is_plain(dtype, shape, d, f, bias):
+  x, kernel, shift = draw(0, *shape, d), draw(1, d, f), draw(2, f)
+  weight = draw(3, *shape, f)
 
   def total(x, kernel, shift):
     y = dot.affine(x, kernel, shift if bias else None, PRECISIONS[dtype])
@@ -60,9 +73,9 @@ def test_affine_and_its_gradients_are_those_of_rounded_operands(
   assert {a.dtype for a in grads} == {jnp.dtype('float32')}
   x, kernel, weight = (rounded(a, dtype) for a in (x, kernel, weight))
   shift = rounded(shift, dtype) * bias
-  rows = weight.reshape(-1, 8)
+  rows = weight.reshape(-1, f)
   expected = (
-    (weight @ kernel.T, x.reshape(-1, 6).T @ rows, bias * rows.sum(0)),
+    (weight @ kernel.T, x.reshape(-1, d).T @ rows, bias * rows.sum(0)),
     x @ kernel + shift,
   )
   few = {'float32': 1e-5, 'bfloat16': 0.02, 'float16': 3e-3}[dtype]
@@ -92,6 +105,27 @@ def test_scores_are_float32(dtype, axes):
   )(x, given)
   assert found.dtype == jnp.float32
   assert_close(found, rounded(x, dtype) @ rounded(table, dtype).T, 1e-3)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('axes', ['ve', 'ev'])
+@pytest.mark.parametrize('words', [9, 4096])
+def test_gradients_of_scores(dtype, axes, words):
+  """Of what is scored, of the table and of its bias, also of many words."""
+  x, table, bias = draw(0, 2, 64, 6), draw(1, words, 6), draw(2, words)
+  weight = draw(3, 2, 64, words)
+
+  def total(x, table, bias):
+    given = x.astype(dtype), table if axes == 've' else table.T
+    y = dot.scores(*given, PRECISIONS[dtype], axes, bias)
+    return jnp.sum(y * weight)
+
+  found = jax.jit(jax.grad(total, (0, 1, 2)))(x, table, bias)
+  x, table, weight = (rounded(a, dtype) for a in (x, table, weight))
+  rows = weight.reshape(-1, words)
+  expected = weight @ table, rows.T @ x.reshape(-1, 6), rows.sum(0)
+  few = {'float32': 1e-5, 'bfloat16': 0.01, 'float16': 2e-3}[dtype]
+  assert_close(found, expected, few)
 
 
 @pytest.mark.parametrize('dtype', DTYPES)

@@ -139,6 +139,11 @@ CASES = [
   ('splash', 'tpu', {'dtype': 'float16'}, {}, 'got float16'),
   ('splash', 'tpu', {'length': 96}, {}, 'multiples of 128, got 96 queries'),
   ('splash', 'tpu', {}, {'mask': jnp.ones((2, 1, 128, 128))}, 'got one of'),
+  ('blocks', 'cpu', {}, {}, ''),
+  ('blocks', 'cpu', {'length': 5}, {'is_causal': True}, ''),
+  ('blocks', 'cpu', {'dtype': 'float32'}, {'mask': padding(1, 2)}, ''),
+  ('blocks', 'cpu', {'dtype': 'float16'}, {}, 'got float16'),
+  ('blocks', 'tpu', {}, {}, 'is for CPUs, and this runs on tpu'),
 ]
 
 
@@ -158,7 +163,7 @@ def test_why_a_kernel_is_not_taken(name, on, sizes, call, reason):
 
 def test_other_keys_than_queries_are_not_causal():
   long, short = heads(256), heads(128)
-  for name, on in ('cudnn', 'cuda'), ('splash', 'tpu'):
+  for name, on in ('cudnn', 'cuda'), ('splash', 'tpu'), ('blocks', 'cpu'):
     assert not kernels.reason(name, short, long, None, False, on)
     found = kernels.reason(name, short, long, None, True, on)
     assert 'got 128 and 256' in found
@@ -166,7 +171,7 @@ def test_other_keys_than_queries_are_not_causal():
 
 def test_a_bias_of_scores_is_for_the_plain_form():
   bias = jnp.zeros((1, 2, 128, 128))
-  for name, on in ('cudnn', 'cuda'), ('splash', 'tpu'):
+  for name, on in ('cudnn', 'cuda'), ('splash', 'tpu'), ('blocks', 'cpu'):
     found = kernels.reason(name, heads(), heads(), None, True, on, bias)
     assert 'bias of distances' in found
 

@@ -30,7 +30,7 @@ CHOICES = {
   'model.pool': ('first', 'last', 'mean'),
   'model.residual_scale': ('none', 'depth'),
   'model.shared_gradient': ('sum', 'mean', 'owner'),
-  'model.attention_kernel': ('auto', 'xla', 'cudnn', 'splash'),
+  'model.attention_kernel': ('auto', 'xla', 'cudnn', 'splash', 'blocks'),
   'model.remat': ('auto', 'none', 'full', 'dots'),
   'model.experts.style': ('moeut', 'sut'),
   'model.depth.rule': (

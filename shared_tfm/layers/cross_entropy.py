@@ -7,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 Score = Callable[[jax.Array], jax.Array]
 LOGITS = ('batch', 'length', 'vocab')  # their logical axes
@@ -24,13 +23,34 @@ def cross_entropy(
     smoothing: the share of a label that is spread evenly over all V
       (1512.00567, section 7).
   """
-  losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(
-    logits, targets
-  )
+  losses = _cross_entropy(logits, targets)
   if not smoothing:
     return losses
   uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
   return (1 - smoothing) * losses + smoothing * uniform
+
+
+@jax.custom_vjp
+def _cross_entropy(logits: Any, targets: jax.Array) -> jax.Array:
+  """Without a rule of its own all exponentials would be kept, and scattered."""
+  return _cross_entropy_fwd(logits, targets)[0]
+
+
+def _cross_entropy_fwd(logits: Any, targets: jax.Array) -> Any:
+  total = jax.nn.logsumexp(logits, axis=-1)
+  own = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  return total - own, (logits, targets, total)
+
+
+def _cross_entropy_bwd(kept: Any, grad: jax.Array) -> Any:
+  logits, targets, total = kept
+  classes = jax.lax.broadcasted_iota(int, logits.shape, logits.ndim - 1)
+  is_own = classes == targets[..., None]
+  slope = jnp.exp(logits - total[..., None]) - is_own
+  return (slope * grad[..., None]).astype(logits.dtype), None
+
+
+_cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
 
 
 def in_pieces(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config.precision import Precision
-from shared_tfm.layers import float8
+from shared_tfm.layers import float8, in_memory
 from shared_tfm.layers.keep import keep, through_bits
 
 PRODUCTS = 'products'  # what a policy of recomputation knows the results by
@@ -44,7 +44,11 @@ def affine(
 
 
 def scores(
-  x: jax.Array, table: jax.Array, precision: Precision, axes: str = 've'
+  x: jax.Array,
+  table: jax.Array,
+  precision: Precision,
+  axes: str = 've',
+  bias_V: jax.Array | None = None,
 ) -> jax.Array:
   """What each row of a float32 table makes of x, (..., E), as (..., V).
 
@@ -55,12 +59,13 @@ def scores(
     table: (V, E), or for axes 'ev' (E, V).
     precision: the policy; scores have its dtype of outputs.
     axes: of the table.
+    bias_V: float32, added; None for none.
   """
   lead = string.ascii_uppercase[: x.ndim - 1]
   spec = f'{lead}e,{axes}->{lead}v'
   out = jnp.dtype(precision.output)
   x = x.astype(precision.compute)
-  return _affine(spec, precision.outside, out, x, table, None)
+  return _affine(spec, precision.outside, out, x, table, bias_V)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -95,23 +100,31 @@ def _affine_bwd(
   first, second = terms.split(',')
   left, narrow, wide, bias = kept
   compute = narrow.dtype
+  narrow_on_cpu = compute == jnp.bfloat16 and _is_on_cpu()
   grad = grad.astype(compute)
   right = float8.rounded(narrow, precision.operand)
   back = float8.rounded(grad, precision.gradient)
   to_a = _dot(f'{result},{second}->{first}', back, right, compute, precision)
-  if _is_on_cpu() and compute != jnp.bfloat16:
-    # Contracting one axis the library needs no transposed copy of `left`.
+  if _is_on_cpu() and not isinstance(left, float8.Scaled):
+    # One contracted axis; what has it first is turned for narrow operands only.
     left, grad = (x.reshape(-1, x.shape[-1]) for x in (left, grad))
-    back = grad
-    first, result = f'n{first[-1]}', f'n{result[-1]}'
-  to_b = _dot(f'{first},{result}->{second}', left, back, wide.dtype, precision)
+    matrices = {first[-1]: left, result[-1]: grad}
+    rows, columns = matrices[second[0]], matrices[second[1]]
+    axes = f'n{second[0]}'
+    if narrow_on_cpu:
+      axes, rows = axes[::-1], in_memory.columns(rows)
+    spec = f'{axes},n{second[1]}->{second}'
+    to_b = _dot(spec, rows, columns, wide.dtype, precision)
+    result = f'n{result[-1]}'
+  else:
+    spec = f'{first},{result}->{second}'
+    to_b = _dot(spec, left, back, wide.dtype, precision)
   to_bias = None
   if bias is not None:
-    ones = jnp.ones(grad.shape[:-1], compute)
-    lead = result[:-1]
-    to_bias = _dot(
-      f'{lead},{result}->{result[-1]}', ones, grad, bias.dtype, precision
-    )
+    # A vector of ones would be widened there, and what it multiplies.
+    ones = jnp.ones((1 + narrow_on_cpu, *grad.shape[:-1]), compute)
+    spec = f'z{result[:-1]},{result}->z{result[-1]}'
+    to_bias = _dot(spec, ones, grad, bias.dtype, precision)[0]
   return to_a.astype(compute), to_b, to_bias
 
 
@@ -131,6 +144,8 @@ def _dot(
   sums = jnp.dtype(precision.accumulation) if wide else out
   if isinstance(a, float8.Scaled) and isinstance(b, float8.Scaled):
     return float8.product(spec, a, b, precision.compute, sums)
+  if wide:
+    return in_memory.product(spec, a, b, sums)
   return jnp.einsum(spec, a, b, preferred_element_type=sums)
 
 

@@ -5,9 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from shared_tfm.layers import kernels
-
-NEVER = -1e30  # a score, in float32, that softmax turns into 0
+from shared_tfm.layers import blocks, kernels
+from shared_tfm.layers.blocks import NEVER
 
 
 def weights(
@@ -52,8 +51,9 @@ def attend(
 ) -> jax.Array:
   """Mixes values: (B, L, H, K). As `jax.nn.dot_product_attention`.
 
-  Which it is, or a TPU's kernel, but in float16 where it is not fused: there
-  that asks for a product that XLA has neither on a CPU nor on a TPU.
+  Which it is on GPUs, and elsewhere where no kernel fits; but never in float16
+  where it is not fused, for a product that XLA has neither on a CPU nor on a
+  TPU.
 
   Args:
     q_BLHK: queries.
@@ -68,6 +68,8 @@ def attend(
     BadInput: see `kernels.choose`.
   """
   by = kernels.choose(kernel, q_BLHK, k_BMGK, mask, is_causal, bias)
+  if by == 'blocks':
+    return blocks.attend(q_BLHK, k_BMGK, v_BMGK, mask, is_causal)
   if by == 'splash':
     return kernels.splash(q_BLHK, k_BMGK, v_BMGK, mask, is_causal)
   if by == 'cudnn' or q_BLHK.dtype != jnp.float16:

@@ -157,10 +157,7 @@ class Head(nn.Module):
       bias = self.bias
 
     def score(x: jax.Array) -> jax.Array:
-      logits = dot.scores(x, table, m.precision, axes)
-      if bias is None:
-        return logits
-      return logits + jnp.expand_dims(bias, tuple(range(x.ndim - 1)))
+      return dot.scores(x, table, m.precision, axes, bias)
 
     return score
 

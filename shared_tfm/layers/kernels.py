@@ -3,10 +3,11 @@
     xla     the plain form: everywhere, for everything; it holds all scores
     cudnn   cuDNN's fused attention, on NVIDIA's GPUs
     splash  JAX's Pallas kernel for TPUs
+    blocks  ours for CPUs, which keeps none of them for the backward pass
 
-The last two never hold the scores of all queries and keys at once
-(FlashAttention, 2205.14135), and take less than the first does: `reason` says
-what. `model.attention_kernel=auto` takes a fused one wherever it can.
+cudnn and splash never hold the scores of all queries and keys at once
+(FlashAttention, 2205.14135). All three take less than the first does: `reason`
+says what. `model.attention_kernel=auto` takes a fused one wherever it can.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def choose(
   is_causal: bool,
   bias: jax.Array | None = None,
 ) -> str:
-  """The kernel that a call is computed by: xla, cudnn or splash.
+  """The kernel that a call is computed by: xla, cudnn, splash or blocks.
 
   Args:
     asked: `model.attention_kernel`.
@@ -121,9 +122,25 @@ def _not_splash(
   return ''
 
 
+def _not_blocks(
+  dtype: str, length: int, keys: int, width: int, mask: Any, on: str
+) -> str:
+  del keys, width, mask  # any
+  if on != 'cpu':
+    return f'is for CPUs, and this runs on {on}'
+  if not isinstance(length, int):
+    return f'needs a length that is known, got {length}'
+  if dtype not in ('bfloat16', 'float32'):
+    return f'multiplies bfloat16 or float32, got {dtype}'
+  if _ways('length') > 1:
+    return f'needs whole sequences, and they are cut in {_ways("length")}'
+  return ''
+
+
 FUSED: dict[str, Callable[..., str]] = {
   'cudnn': _not_cudnn,
   'splash': _not_splash,
+  'blocks': _not_blocks,
 }
 
 

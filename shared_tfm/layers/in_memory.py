@@ -1,0 +1,68 @@
+"""What a CPU's memory asks of products: how operands lie, how long sums are.
+
+The library behind XLA takes a product whose first operand has the contracted
+axis last, in memory too. Narrow floats of any other form are widened first, or
+copied while they are computed, in strides that no cache holds.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+ROWS = 128  # that a cache holds of a wide array, one line of each
+WIDE = 4096  # bytes of a row, from which lines of many rows evict each other
+TERMS = 1024  # of a sum that is made at once
+SUMS = 8  # that are added up, at most
+
+
+def turned(x: jax.Array, *axes: int) -> jax.Array:
+  """`x.transpose(axes)`, a copy that stays one.
+
+  A transposed array is the same array in another order to XLA, and it folds the
+  order into a product that it then has no form of. The axis of 1 makes it
+  choose the order anew, and the barrier keeps the two apart.
+  """
+  apart = jax.lax.optimization_barrier(jnp.expand_dims(x.transpose(axes), -1))
+  return jnp.squeeze(apart, -1)
+
+
+def columns(x: jax.Array) -> jax.Array:
+  """A matrix (N, D) turned into (D, N)."""
+  rows = x.shape[0]
+  if x.shape[1] * x.dtype.itemsize < WIDE or rows <= ROWS or rows % ROWS:
+    return turned(x, 1, 0)
+  # A loop also keeps what computes x out of it, and bits are moved as they are:
+  # narrow floats would be widened for it.
+  bits = jax.lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}')
+  pieces = jax.lax.map(jnp.transpose, bits.reshape(-1, ROWS, x.shape[1]))
+  bits = turned(pieces, 1, 0, 2).reshape(-1, rows)
+  return jax.lax.bitcast_convert_type(bits, x.dtype)
+
+
+def product(spec: str, a: Any, b: Any, out: Any) -> jax.Array:
+  """`jnp.einsum` into a wider dtype, of long sums a part after the other.
+
+  Operands of a part stay in the cache next to the core. Between barriers, as no
+  order of what is around it may be folded into it.
+
+  Args:
+    spec: such as 'abd,df->abf'.
+    a: what a long sum is over in its last axis.
+    b: of the same dtype.
+    out: the dtype of sums and of the result.
+  """
+  a, b = jax.lax.optimization_barrier((a, b))
+  terms, result = spec.split('->')
+  first, second = terms.split(',')
+  parts, rest = divmod(a.shape[-1], TERMS)
+  if rest or not 2 < parts <= SUMS or first[-1] in result:
+    parts = 1
+  pairs = zip(
+    jnp.split(a, parts, -1),
+    jnp.split(b, parts, second.index(first[-1])),
+    strict=True,
+  )
+  sums = [jnp.einsum(spec, x, y, preferred_element_type=out) for x, y in pairs]
+  whole: jax.Array = jax.lax.optimization_barrier(sum(sums[1:], sums[0]))
+  return whole
