@@ -77,8 +77,27 @@ def test_it_equals_the_plain_form(dtype, is_causal, length, keys, groups, mask):
   assert_close(own, plain, 1e-5 if dtype == 'float32' else 0.02)
 
 
+def test_padding_in_front():
+  """Its own queries see nothing, and what they make is not looked at."""
+  mask = np.arange(130)[None, None, None] >= np.array([[[[3]]], [[[0]]]])
+  given = [heads(seed, 130, 2) for seed in range(3)]
+  weight = heads(4, 130, 2).at[0, :3].set(0)
+  own, plain = (
+    found(
+      functools.partial(
+        dot_product.attend, mask=mask, is_causal=True, kernel=kernel
+      ),
+      *given,
+      weight,
+    )
+    for kernel in ('blocks', 'xla')
+  )
+  assert_close(own[0], plain[0], 1e-5)
+  assert_close(own[1][:, 3:], plain[1][:, 3:], 1e-5)
+
+
 def test_who_sees_nothing_has_no_gradient():
-  """The plain form's, too: scores that are not seen are numbers put there."""
+  """For scores that are not seen are numbers put there."""
   q, k, v = (heads(seed, 130, 2) for seed in range(3))
   mask = np.ones((2, 1, 130, 130), bool)
   mask[:, :, 7] = False

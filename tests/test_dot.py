@@ -1,6 +1,7 @@
 """Products, kept results and losses: the fast forms equal the plain ones."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ from test_stack import assert_close
 
 from shared_tfm.config import parallel
 from shared_tfm.config.precision import PRECISIONS
-from shared_tfm.layers import dot, dot_product
+from shared_tfm.layers import dot, dot_product, kernels
 from shared_tfm.layers.cross_entropy import cross_entropy, in_pieces
 from shared_tfm.layers.keep import keep
 from shared_tfm.train import mesh as meshes
@@ -52,7 +53,14 @@ def test_affine_and_its_gradients_are_those_of_rounded_operands(
 
 @pytest.mark.parametrize(
   'shape,d,f',
-  [((2, 128), 2304, 6), ((5,), 3072, 6), ((5,), 6, 4096), ((3, 128), 3072, 9)],
+  [
+    ((2, 128), 2304, 6),
+    ((5,), 3072, 6),
+    ((5,), 6, 4096),
+    ((3, 128), 3072, 9),
+    ((3, 1024), 6, 9),
+    ((), 3072, 6),
+  ],
 )
 def test_so_they_are_of_wide_ones(shape, d, f):
   """Whose rows a CPU turns in pieces, and whose long sums it makes in parts."""
@@ -81,6 +89,31 @@ def affine_is_plain(dtype, shape, d, f, bias):
   few = {'float32': 1e-5, 'bfloat16': 0.02, 'float16': 3e-3}[dtype]
   third = jax.tree.map(lambda a: a.astype(jnp.float32) / 3, (grads, y))
   assert_close(third, expected, few)
+
+
+def test_what_a_cpu_is_given(monkeypatch):
+  """Narrow operands in every product, each of a weight's apart from others."""
+
+  def lowered(length):
+    x, kernel, shift = draw(0, 2, length, 3072), draw(1, 3072, 8), draw(2, 8)
+
+    def total(x, kernel, shift):
+      y = dot.affine(x, kernel, shift, PRECISIONS['bfloat16'])
+      return jnp.sum(y.astype(jnp.float32) ** 2)
+
+    made = jax.jit(jax.grad(total, (0, 1, 2)))
+    return made.lower(x, kernel, shift).as_text()
+
+  text = lowered(128)
+  products = re.findall(r'dot_general.*: \((.*)\) ->', text)
+  # Three parts forward, and once each for x, the weight and the bias.
+  assert len(products) == 6 and all('f32' not in each for each in products)
+  assert text.count('optimization_barrier') == 4 * 2 + 1
+  assert 'stablehlo.while' in text and 'stablehlo.while' not in lowered(8)
+  monkeypatch.setattr(kernels, 'left_to_cut', lambda: 'data 2')
+  assert len(re.findall('dot_general', lowered(128))) == 4
+  assert 'optimization_barrier' not in lowered(128)
+  assert 'stablehlo.while' not in lowered(128)
 
 
 def test_a_weights_gradient_is_not_rounded():
@@ -112,8 +145,8 @@ def test_scores_are_float32(dtype, axes):
 @pytest.mark.parametrize('words', [9, 4096])
 def test_gradients_of_scores(dtype, axes, words):
   """Of what is scored, of the table and of its bias, also of many words."""
-  x, table, bias = draw(0, 2, 64, 6), draw(1, words, 6), draw(2, words)
-  weight = draw(3, 2, 64, words)
+  x, table, bias = draw(0, 2, 128, 6), draw(1, words, 6), draw(2, words)
+  weight = draw(3, 2, 128, words)
 
   def total(x, table, bias):
     given = x.astype(dtype), table if axes == 've' else table.T
@@ -204,6 +237,23 @@ def test_pieces_are_of_what_a_device_holds(ways, in_shard, pieces):
     )(x)
   scans = [e.params for e in program.eqns if e.primitive.name == 'scan']
   assert [scan['length'] for scan in scans] == [pieces] * (pieces > 1)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_cross_entropy_keeps_logits_alone(dtype, smoothing):
+  logits = jnp.asarray(draw(0, 3, 50), dtype)
+  losses, back = jax.vjp(
+    lambda logits: cross_entropy(logits, np.array([0, 7, 49]), smoothing),
+    logits,
+  )
+  wide = [a for a in jax.tree.leaves(back) if a.size >= logits.size]
+  assert [(a.shape, a.dtype) for a in wide] == [(logits.shape, dtype)]
+  (found,) = back(jnp.ones_like(losses))
+  labels = optax.smooth_labels(jax.nn.one_hot([0, 7, 49], 50), smoothing)
+  expected = jax.nn.softmax(logits.astype(jnp.float32)) - labels
+  few = {'float32': 1e-6, 'bfloat16': 0.01, 'float16': 2e-3}[dtype]
+  assert_close(found.astype(jnp.float32), expected, few)
 
 
 def test_cross_entropy_of_smoothed_labels():

@@ -5,6 +5,7 @@ import re
 from unittest import mock
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -159,6 +160,16 @@ def test_why_a_kernel_is_not_taken(name, on, sizes, call, reason):
     if reason:
       with pytest.raises(errors.BadInput, match=f'attention_kernel={name}'):
         kernels.choose(name, made, made, *list(given.values())[:2])
+
+
+def test_blocks_are_of_whole_sequences_of_a_known_length():
+  length = jax.export.symbolic_shape('L')[0]
+  made = jax.ShapeDtypeStruct((2, length, 2, 8), 'float32')
+  found = kernels.reason('blocks', made, made, None, True, 'cpu')
+  assert found == 'needs a length that is known, got L'
+  with mock.patch.object(kernels, '_ways', lambda name: 4):
+    found = kernels.reason('blocks', heads(), heads(), None, True, 'cpu')
+  assert found == 'needs whole sequences, and they are cut in 4'
 
 
 def test_other_keys_than_queries_are_not_causal():

@@ -10,7 +10,8 @@ def flops_per_token(model: Model, length: int | None = None) -> dict[str, int]:
 
   Matrix products alone are counted: per visit those with every matrix of the
   layer, the scores and the mixing of values 2LHK each (every query meets every
-  key, which is what a dense product computes for a causal mask too); and once
+  key, which is what a dense product computes for a causal mask too, though not
+  every kernel); and once
   the projections between E and D, 2DE each, and the logits. A layer that reuses
   keys and values, or an attention map, does not make them. Of experts, those
   that a token uses are counted, and their router. Sharing of weights

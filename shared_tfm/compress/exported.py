@@ -84,9 +84,8 @@ def named(tree: Any) -> dict[str, np.ndarray]:
 def run_of(config: Config, tree: Any) -> Callable[..., Any]:
   """The network as a function of `named(tree)`, or the like, and its inputs."""
   names, structure = list(named(tree)), jax.tree.structure(tree)
-  if config.model.attention_kernel == 'auto':  # not this machine's
-    model = dataclasses.replace(config.model, attention_kernel='xla')
-    config = dataclasses.replace(config, model=model)
+  model = dataclasses.replace(config.model, attention_kernel='xla')
+  config = dataclasses.replace(config, model=model)  # for every machine
 
   def run(weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
     variables = jax.tree.unflatten(structure, [weights[n] for n in names])

@@ -1,9 +1,11 @@
 """Attention of one block of queries after the other, for CPUs.
 
-Scores of a block stay in the processor's cache, and a causal block meets only
-the keys up to its own end, which halves the work. The backward pass keeps no
-scores but computes them again (FlashAttention, 2205.14135, without its blocks
-of keys). XLA may run blocks at once, so that scores of many are held meanwhile.
+The scores of a block of one head fit into a core's cache, and a causal block
+meets only the keys up to its own end, which halves the work. Nothing of them is
+kept for the backward pass, which computes them again (FlashAttention,
+2205.14135, without its blocks of keys); XLA may run blocks at once, so that
+scores of many are held meanwhile, some inside of operations, where its count of
+temporaries has them not.
 
 Heads are G groups, one for each of the keys', of R heads of queries; C queries
 are in a block, which meets E keys, and N = R x C are the rows of its scores.
@@ -33,13 +35,16 @@ def attend(
   """Mixes values: (B, L, H, K).
 
   Scores and softmax are float32. All products, those of the gradients too, have
-  operands of the dtype of the queries and sums in float32.
+  operands of the dtype of the queries and sums in float32. A query that sees no
+  key has the mean of the values its block meets. A score that is no number is
+  one for all queries that could meet its key, seen or not.
 
   Args:
     q_BLHK: queries.
     k_BMGK: keys, G of which divides H.
     v_BMGK: values.
-    mask: where a position may attend; it broadcasts to (B, H, L, M).
+    mask: where a position may attend; of four axes, it broadcasts to
+      (B, H, L, M).
     is_causal: whether positions see only those up to their own; M is L then.
   """
   b, length, heads, width = q_BLHK.shape
@@ -112,7 +117,7 @@ def _attend_bwd(is_causal: bool, kept: Any, grad_BLGRK: jax.Array) -> Any:
     slope -= jnp.sum(weights * slope, axis=-1, keepdims=True)
     slope *= weights * block.shape[-1] ** -0.5
     if mask is not None and block.seen is not None:
-      # Who sees nothing attends to all alike.
+      # A query that sees nothing has weights, of scores that are constants.
       slope_BGRCE = slope.reshape(*block.shape[:-1], -1)
       slope = jnp.where(block.seen, slope_BGRCE, 0).reshape(slope.shape)
     slope, weights = slope.astype(q.dtype), weights.astype(q.dtype)

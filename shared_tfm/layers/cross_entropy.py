@@ -1,5 +1,6 @@
 """Cross-entropy, also of more logits than there is room for at once."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,34 +20,37 @@ def cross_entropy(
 
   Args:
     logits: (..., V).
-    targets: integers below V.
+    targets: integers from 0 to V - 1.
     smoothing: the share of a label that is spread evenly over all V
       (1512.00567, section 7).
   """
-  losses = _cross_entropy(logits, targets)
-  if not smoothing:
-    return losses
-  uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
-  return (1 - smoothing) * losses + smoothing * uniform
+  return _cross_entropy(smoothing, logits, targets)
 
 
-@jax.custom_vjp
-def _cross_entropy(logits: Any, targets: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy(
+  smoothing: float, logits: Any, targets: jax.Array
+) -> jax.Array:
   """Without a rule of its own all exponentials would be kept, and scattered."""
-  return _cross_entropy_fwd(logits, targets)[0]
+  return _cross_entropy_fwd(smoothing, logits, targets)[0]
 
 
-def _cross_entropy_fwd(logits: Any, targets: jax.Array) -> Any:
+def _cross_entropy_fwd(smoothing: float, logits: Any, targets: Any) -> Any:
   total = jax.nn.logsumexp(logits, axis=-1)
   own = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  return total - own, (logits, targets, total)
+  score = own
+  if smoothing:
+    score = (1 - smoothing) * own + smoothing * jnp.mean(logits, axis=-1)
+  return total - score, (logits, targets, total)
 
 
-def _cross_entropy_bwd(kept: Any, grad: jax.Array) -> Any:
+def _cross_entropy_bwd(smoothing: float, kept: Any, grad: jax.Array) -> Any:
   logits, targets, total = kept
   classes = jax.lax.broadcasted_iota(int, logits.shape, logits.ndim - 1)
-  is_own = classes == targets[..., None]
-  slope = jnp.exp(logits - total[..., None]) - is_own
+  label = jnp.where(classes == targets[..., None], 1 - smoothing, 0)
+  if smoothing:
+    label += smoothing / logits.shape[-1]
+  slope = jnp.exp(logits - total[..., None]) - label
   return (slope * grad[..., None]).astype(logits.dtype), None
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from shared_tfm.config.precision import Precision
-from shared_tfm.layers import float8, in_memory
+from shared_tfm.layers import float8, in_memory, kernels
 from shared_tfm.layers.keep import keep, through_bits
 
 PRODUCTS = 'products'  # what a policy of recomputation knows the results by
@@ -59,13 +59,17 @@ def scores(
     table: (V, E), or for axes 'ev' (E, V).
     precision: the policy; scores have its dtype of outputs.
     axes: of the table.
-    bias_V: float32, added; None for none.
+    bias_V: float32, added; None for none. Its gradient is a float32 sum, on a
+      CPU in bfloat16 of gradients that were rounded, as the table's is.
   """
   lead = string.ascii_uppercase[: x.ndim - 1]
   spec = f'{lead}e,{axes}->{lead}v'
   out = jnp.dtype(precision.output)
   x = x.astype(precision.compute)
-  return _affine(spec, precision.outside, out, x, table, bias_V)
+  if bias_V is None or _is_narrow_on_cpu(x.dtype):
+    return _affine(spec, precision.outside, out, x, table, bias_V)
+  scored = _affine(spec, precision.outside, out, x, table, None)
+  return scored + jnp.expand_dims(bias_V, tuple(range(x.ndim - 1)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -100,21 +104,21 @@ def _affine_bwd(
   first, second = terms.split(',')
   left, narrow, wide, bias = kept
   compute = narrow.dtype
-  narrow_on_cpu = compute == jnp.bfloat16 and _is_on_cpu()
+  is_narrow_on_cpu = _is_narrow_on_cpu(compute)
   grad = grad.astype(compute)
   right = float8.rounded(narrow, precision.operand)
   back = float8.rounded(grad, precision.gradient)
   to_a = _dot(f'{result},{second}->{first}', back, right, compute, precision)
-  if _is_on_cpu() and not isinstance(left, float8.Scaled):
-    # One contracted axis; what has it first is turned for narrow operands only.
+  if _is_whole_on_cpu() and not isinstance(left, float8.Scaled):
+    # One contracted axis, which is first. It has to be last for narrow numbers.
     left, grad = (x.reshape(-1, x.shape[-1]) for x in (left, grad))
     matrices = {first[-1]: left, result[-1]: grad}
-    rows, columns = matrices[second[0]], matrices[second[1]]
+    one, other = matrices[second[0]], matrices[second[1]]
     axes = f'n{second[0]}'
-    if narrow_on_cpu:
-      axes, rows = axes[::-1], in_memory.columns(rows)
+    if is_narrow_on_cpu:
+      axes, one = axes[::-1], in_memory.transposed(one)
     spec = f'{axes},n{second[1]}->{second}'
-    to_b = _dot(spec, rows, columns, wide.dtype, precision)
+    to_b = _dot(spec, one, other, wide.dtype, precision)
     result = f'n{result[-1]}'
   else:
     spec = f'{first},{result}->{second}'
@@ -122,7 +126,7 @@ def _affine_bwd(
   to_bias = None
   if bias is not None:
     # A vector of ones would be widened there, and what it multiplies.
-    ones = jnp.ones((1 + narrow_on_cpu, *grad.shape[:-1]), compute)
+    ones = jnp.ones((1 + is_narrow_on_cpu, *grad.shape[:-1]), compute)
     spec = f'z{result[:-1]},{result}->z{result[-1]}'
     to_bias = _dot(spec, ones, grad, bias.dtype, precision)[0]
   return to_a.astype(compute), to_b, to_bias
@@ -144,10 +148,19 @@ def _dot(
   sums = jnp.dtype(precision.accumulation) if wide else out
   if isinstance(a, float8.Scaled) and isinstance(b, float8.Scaled):
     return float8.product(spec, a, b, precision.compute, sums)
-  if wide:
+  if wide and _is_whole_on_cpu():
     return in_memory.product(spec, a, b, sums)
   return jnp.einsum(spec, a, b, preferred_element_type=sums)
 
 
 def _is_on_cpu() -> bool:
   return jax.default_backend() == 'cpu'
+
+
+def _is_whole_on_cpu() -> bool:
+  """Whether it is so, and the compiler has nothing of it to cut over a mesh."""
+  return _is_on_cpu() and not kernels.left_to_cut()
+
+
+def _is_narrow_on_cpu(dtype: Any) -> bool:
+  return dtype == jnp.bfloat16 and _is_whole_on_cpu()

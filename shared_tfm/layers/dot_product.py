@@ -51,9 +51,9 @@ def attend(
 ) -> jax.Array:
   """Mixes values: (B, L, H, K). As `jax.nn.dot_product_attention`.
 
-  Which it is on GPUs, and elsewhere where no kernel fits; but never in float16
-  where it is not fused, for a product that XLA has neither on a CPU nor on a
-  TPU.
+  Which it is where `kernels.choose` says xla or cudnn; but in float16 xla's is
+  our own plain form, as the library asks for a product there that XLA has
+  neither on a CPU nor on a TPU.
 
   Args:
     q_BLHK: queries.

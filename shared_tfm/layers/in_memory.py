@@ -1,6 +1,6 @@
 """What a CPU's memory asks of products: how operands lie, how long sums are.
 
-The library behind XLA takes a product whose first operand has the contracted
+XLA's library, YNNPACK, takes a product whose first operand has the contracted
 axis last, in memory too. Narrow floats of any other form are widened first, or
 copied while they are computed, in strides that no cache holds.
 """
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 ROWS = 128  # that a cache holds of a wide array, one line of each
 WIDE = 4096  # bytes of a row, from which lines of many rows evict each other
-TERMS = 1024  # of a sum that is made at once
-SUMS = 8  # that are added up, at most
+TERMS = 1024  # of a part of a long sum
+PARTS = range(3, 9)  # that a sum may have: fewer terms fit, more are all slow
 
 
 def turned(x: jax.Array, *axes: int) -> jax.Array:
@@ -27,7 +27,7 @@ def turned(x: jax.Array, *axes: int) -> jax.Array:
   return jnp.squeeze(apart, -1)
 
 
-def columns(x: jax.Array) -> jax.Array:
+def transposed(x: jax.Array) -> jax.Array:
   """A matrix (N, D) turned into (D, N)."""
   rows = x.shape[0]
   if x.shape[1] * x.dtype.itemsize < WIDE or rows <= ROWS or rows % ROWS:
@@ -41,14 +41,15 @@ def columns(x: jax.Array) -> jax.Array:
 
 
 def product(spec: str, a: Any, b: Any, out: Any) -> jax.Array:
-  """`jnp.einsum` into a wider dtype, of long sums a part after the other.
+  """`jnp.einsum` into a wider dtype, between barriers.
 
-  Operands of a part stay in the cache next to the core. Between barriers, as no
-  order of what is around it may be folded into it.
+  No order of what is around it can be folded into it then. A sum over three to
+  eight times TERMS is made in parts, whose operands stay in the cache next to
+  the core; any other is made at once.
 
   Args:
     spec: such as 'abd,df->abf'.
-    a: what a long sum is over in its last axis.
+    a: the first operand; of its last axis alone a sum is made in parts.
     b: of the same dtype.
     out: the dtype of sums and of the result.
   """
@@ -56,13 +57,12 @@ def product(spec: str, a: Any, b: Any, out: Any) -> jax.Array:
   terms, result = spec.split('->')
   first, second = terms.split(',')
   parts, rest = divmod(a.shape[-1], TERMS)
-  if rest or not 2 < parts <= SUMS or first[-1] in result:
-    parts = 1
-  pairs = zip(
-    jnp.split(a, parts, -1),
-    jnp.split(b, parts, second.index(first[-1])),
-    strict=True,
-  )
+  pairs = [(a, b)]
+  if not rest and parts in PARTS and first[-1] not in result:
+    axis = second.index(first[-1])
+    pairs = list(
+      zip(jnp.split(a, parts, -1), jnp.split(b, parts, axis), strict=True)
+    )
   sums = [jnp.einsum(spec, x, y, preferred_element_type=out) for x, y in pairs]
   whole: jax.Array = jax.lax.optimization_barrier(sum(sums[1:], sums[0]))
   return whole

@@ -3,11 +3,11 @@
     xla     the plain form: everywhere, for everything; it holds all scores
     cudnn   cuDNN's fused attention, on NVIDIA's GPUs
     splash  JAX's Pallas kernel for TPUs
-    blocks  ours for CPUs, which keeps none of them for the backward pass
+    blocks  ours for CPUs, which keeps no scores for the backward pass
 
 cudnn and splash never hold the scores of all queries and keys at once
 (FlashAttention, 2205.14135). All three take less than the first does: `reason`
-says what. `model.attention_kernel=auto` takes a fused one wherever it can.
+says what. `model.attention_kernel=auto` takes one of them wherever it can.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def choose(
   """
   call = q_BLHK, k_BMGK, mask, is_causal, platform(), bias
   if asked == 'auto':
-    return next((name for name in FUSED if not reason(name, *call)), 'xla')
+    return next((name for name in OTHERS if not reason(name, *call)), 'xla')
   why = '' if asked == 'xla' else reason(asked, *call)
   need(not why, f'model.attention_kernel={asked} {why}')
   return asked
@@ -62,10 +62,10 @@ def reason(
   on: str,
   bias: jax.Array | None = None,
 ) -> str:
-  """Why a fused kernel cannot compute a call; empty where it can.
+  """Why one of the other kernels cannot compute a call; empty where it can.
 
   Args:
-    name: a key of FUSED.
+    name: a key of OTHERS.
     q_BLHK: see `choose`, as of the next three.
     k_BMGK: so too.
     mask: so too.
@@ -78,7 +78,7 @@ def reason(
   (length, width), keys = (q_BLHK.shape[1], q_BLHK.shape[3]), k_BMGK.shape[1]
   if is_causal and length != keys:
     return f'is causal for as many keys as queries, got {length} and {keys}'
-  return FUSED[name](q_BLHK.dtype.name, length, keys, width, mask, on)
+  return OTHERS[name](q_BLHK.dtype.name, length, keys, width, mask, on)
 
 
 def _not_cudnn(
@@ -96,7 +96,7 @@ def _not_cudnn(
     return f'needs even lengths, got {length} queries and {keys} keys'
   if _ways('length') > 1:
     return f'needs whole sequences, and they are cut in {_ways("length")}'
-  mesh, left = jax.sharding.get_abstract_mesh(), _left()
+  mesh, left = jax.sharding.get_abstract_mesh(), left_to_cut()
   if left and AxisType.Manual in mesh.axis_types:
     return f'is cut by shard_map or the compiler, not both; it has {left} left'
   return ''
@@ -117,7 +117,7 @@ def _not_splash(
     )
   if mask is not None and mask.shape[1:3] != (1, 1):
     return 'has masks of keys alone, got one of pairs'
-  if left := _left():  # the compiler cannot cut what it does not see into
+  if left := left_to_cut():  # the compiler cannot cut what it does not see into
     return f'needs all cuts by shard_map, and the compiler has {left} left'
   return ''
 
@@ -137,7 +137,7 @@ def _not_blocks(
   return ''
 
 
-FUSED: dict[str, Callable[..., str]] = {
+OTHERS: dict[str, Callable[..., str]] = {
   'cudnn': _not_cudnn,
   'splash': _not_splash,
   'blocks': _not_blocks,
@@ -161,7 +161,7 @@ def _ways(name: str) -> int:
   return mesh.shape.get(axis, 1) if isinstance(axis, str) else 1
 
 
-def _left() -> str:
+def left_to_cut() -> str:
   """The first axis of the mesh that is left to the compiler to cut by."""
   mesh = jax.sharding.get_abstract_mesh()
   kinds = zip(mesh.shape.items(), mesh.axis_types, strict=True)

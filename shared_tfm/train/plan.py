@@ -131,6 +131,10 @@ def plan(config: Config, profile: Profile) -> Plan:
     held = remat.MARGIN * profile.memory_bytes / 2**30
     train = dataclasses.replace(config.train, memory_gb=held)
     config = dataclasses.replace(config, train=train)
+  if profile.platform != 'cpu' and config.model.attention_kernel == 'auto':
+    # Else what is counted would be a CPU's own form.
+    model = dataclasses.replace(config.model, attention_kernel='xla')
+    config = dataclasses.replace(config, model=model)
   programs = Programs(config, platform=profile.platform)
   found = zip(programs.train.compiled.values(), programs.batches, strict=True)
   compiled, batch = max(found, key=lambda pair: peak(pair[0]))
