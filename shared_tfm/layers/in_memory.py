@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-ROWS = 128  # that a cache holds of a wide array, one line of each
-WIDE = 4096  # bytes of a row, from which lines of many rows evict each other
+ROWS = 128  # that a cache holds of any array, one line of each
+APART = 2048  # bytes: rows a multiple of it apart share few sets of a cache
 TERMS = 1024  # of a part of a long sum
 PARTS = range(3, 9)  # that a sum may have: fewer terms fit, more are all slow
 
@@ -30,7 +30,7 @@ def turned(x: jax.Array, *axes: int) -> jax.Array:
 def transposed(x: jax.Array) -> jax.Array:
   """A matrix (N, D) turned into (D, N)."""
   rows = x.shape[0]
-  if x.shape[1] * x.dtype.itemsize < WIDE or rows <= ROWS or rows % ROWS:
+  if x.shape[1] * x.dtype.itemsize % APART or rows <= ROWS or rows % ROWS:
     return turned(x, 1, 0)
   # A loop also keeps what computes x out of it, and bits are moved as they are:
   # narrow floats would be widened for it.
