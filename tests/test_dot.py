@@ -48,7 +48,8 @@ def inside_a_loop(function, *operands):
 def test_affine_and_its_gradients_are_those_of_rounded_operands(
   dtype, shape, bias
 ):
-  affine_is_plain(dtype, shape, 6, 8, bias)
+  found, expected, few = affine_and_plain(dtype, shape, 6, 8, bias)
+  assert_close(found, expected, few)
 
 
 @pytest.mark.parametrize(
@@ -64,10 +65,12 @@ def test_affine_and_its_gradients_are_those_of_rounded_operands(
 )
 def test_so_they_are_of_wide_ones(shape, d, f):
   """Whose rows a CPU turns in pieces, and whose long sums it makes in parts."""
-  affine_is_plain('bfloat16', shape, d, f, True)
+  found, expected, few = affine_and_plain('bfloat16', shape, d, f, True)
+  assert_close(found, expected, few)
 
 
-def affine_is_plain(dtype, shape, d, f, bias):
+def affine_and_plain(dtype, shape, d, f, bias):
+  """Gradients and values, what NumPy makes of them, and how near they are."""
   x, kernel, shift = draw(0, *shape, d), draw(1, d, f), draw(2, f)
   weight = draw(3, *shape, f)
 
@@ -88,7 +91,7 @@ def affine_is_plain(dtype, shape, d, f, bias):
   )
   few = {'float32': 1e-5, 'bfloat16': 0.02, 'float16': 3e-3}[dtype]
   third = jax.tree.map(lambda a: a.astype(jnp.float32) / 3, (grads, y))
-  assert_close(third, expected, few)
+  return third, expected, few
 
 
 def test_what_a_cpu_is_given(monkeypatch):

@@ -10,12 +10,11 @@ def flops_per_token(model: Model, length: int | None = None) -> dict[str, int]:
 
   Matrix products alone are counted: per visit those with every matrix of the
   layer, the scores and the mixing of values 2LHK each (every query meets every
-  key, which is what a dense product computes for a causal mask too, though not
-  every kernel); and once
-  the projections between E and D, 2DE each, and the logits. A layer that reuses
-  keys and values, or an attention map, does not make them. Of experts, those
-  that a token uses are counted, and their router. Sharing of weights
-  changes nothing; what levels and templates cost is not counted, since it does
+  key, as a dense product computes for a causal mask too, though not every
+  kernel); and once the projections between E and D, 2DE each, and the logits. A
+  layer that reuses keys and values, or an attention map, does not make them. Of
+  experts, those that a token uses are counted, and their router. Sharing of
+  weights changes nothing; what levels and templates cost is not counted, since it does
   not grow with the tokens. Depth that adapts is counted as if every token ran
   all loops, but for expert_choice, whose loops gather what they select; the
   head is counted once. An encoder-decoder reads one token of a source and

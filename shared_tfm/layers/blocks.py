@@ -71,7 +71,7 @@ class _Block(NamedTuple):
   k_BGEK: jax.Array
   v_BGEK: jax.Array
   shape: tuple[int, ...]
-  seen: jax.Array | None
+  seen: Any
 
   def weights(self) -> jax.Array:
     """How much each query attends to each key, (B, G, N, E), in float32."""
@@ -116,7 +116,7 @@ def _attend_bwd(is_causal: bool, kept: Any, grad_BLGRK: jax.Array) -> Any:
     slope = _met(back_BGNK, block.v_BGEK)
     slope -= jnp.sum(weights * slope, axis=-1, keepdims=True)
     slope *= weights * block.shape[-1] ** -0.5
-    if mask is not None and block.seen is not None:
+    if mask is not None:
       # A query that sees nothing has weights, of scores that are constants.
       slope_BGRCE = slope.reshape(*block.shape[:-1], -1)
       slope = jnp.where(block.seen, slope_BGRCE, 0).reshape(slope.shape)
