@@ -14,10 +14,10 @@ def flops_per_token(model: Model, length: int | None = None) -> dict[str, int]:
   kernel); and once the projections between E and D, 2DE each, and the logits. A
   layer that reuses keys and values, or an attention map, does not make them. Of
   experts, those that a token uses are counted, and their router. Sharing of
-  weights changes nothing; what levels and templates cost is not counted, since it does
-  not grow with the tokens. Depth that adapts is counted as if every token ran
-  all loops, but for expert_choice, whose loops gather what they select; the
-  head is counted once. An encoder-decoder reads one token of a source and
+  weights changes nothing; what levels and templates cost is not counted, since
+  it does not grow with the tokens. Depth that adapts is counted as if every
+  token ran all loops, but for expert_choice, whose loops gather what they
+  select; the head is counted once. An encoder-decoder reads one token of a source and
   one of a target, both texts being L long.
 
   Args:
