@@ -17,8 +17,8 @@ def flops_per_token(model: Model, length: int | None = None) -> dict[str, int]:
   weights changes nothing; what levels and templates cost is not counted, since
   it does not grow with the tokens. Depth that adapts is counted as if every
   token ran all loops, but for expert_choice, whose loops gather what they
-  select; the head is counted once. An encoder-decoder reads one token of a source and
-  one of a target, both texts being L long.
+  select; the head is counted once. An encoder-decoder reads one token of a
+  source and one of a target, both texts being L long.
 
   Args:
     model: the network.
