@@ -494,6 +494,31 @@ def test_no_policy_keeps_a_copy_of_the_weights_per_layer(remat, group, dtype):
   assert temporary < 4 * layer_bytes
 
 
+@pytest.mark.parametrize('dtype', ('float32', 'bfloat16'))
+@pytest.mark.parametrize(
+  'given,wide',
+  [
+    ({'norm': 'layernorm', 'activation': 'gelu', 'position': 'learned'}, 1),
+    ({'norm': 'rmsnorm', 'activation': 'swiglu', 'position': 'rotary'}, 2),
+  ],
+)
+def test_none_keeps_no_arithmetic_on_elements(given, wide, dtype):
+  """A visit keeps its input, q, k, v, what is mixed, both sublayers' products
+
+  but the last, and statistics: no activation, norm or rotated query.
+  """
+  temporary = {}
+  for visits in 12, 24:
+    sizes = {'num_layers': visits, 'd_model': 64, 'd_ff': 256, 'max_len': 128}
+    config = config_of('all', dtype=dtype, remat='none', **sizes, **given)
+    lowered, _ = gradient_program(config, length=128)
+    analysed = lowered.compile().memory_analysis()
+    temporary[visits] = analysed.temp_size_in_bytes
+  kept = (temporary[24] - temporary[12]) / 12
+  one = 128 * 64 * jnp.dtype(dtype).itemsize
+  assert (6 + 4 * wide) * one <= kept < (6 + 4 * wide + 0.5) * one
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('remat,group', REMAT)
 def test_unshared_weights_are_not_copied_either(remat, group):

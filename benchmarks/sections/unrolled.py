@@ -18,7 +18,7 @@ from shared_tfm.layers.embedding import Embedding
 from shared_tfm.layers.layer import Layer
 from shared_tfm.layers.norm import Norm
 from shared_tfm.model import Transformer
-from shared_tfm.model.visit import POLICIES
+from shared_tfm.model.recompute import POLICIES
 
 ALL = {'sharing': {'layer': 'all'}}
 Hidden = Callable[[Model, Any, jax.Array], jax.Array]

@@ -217,7 +217,7 @@ class Model:
   tables: str = 'fixed'  # state: in the train state, as `adapt` needs it
   masked: str = ''  # parts with masks in the train state, as `prune` needs it
   attention_kernel: str = 'auto'  # what attends; see layers/kernels.py
-  remat: str = 'auto'  # what backward recomputes; see model/visit.py
+  remat: str = 'auto'  # what backward recomputes; see model/recompute.py
   remat_group: int = 1  # keep only every k-th layer input, recompute the rest
   logits_mb: int = 256  # MiB held at once by a loss; more is made in pieces
   sharing: Sharing = Sharing()

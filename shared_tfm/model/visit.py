@@ -1,18 +1,8 @@
 """One visit: an owner's weights applied once, and what it hands on.
 
-What the backward pass recomputes of it is `model.remat`:
-
-    none  nothing but data movement: every computed value is kept
-    dots  what is cheap: results of matrix products are kept, but of attention
-          only the mixed values, whose size is linear in the length
-    full  the whole layer: only its input is kept
-    auto  as dots; a training run takes what fits, see train/remat.py
-
-No policy ever keeps a picked weight: the pick happens inside what is
-recomputed, and a copy of it per layer would undo what sharing saves.
+What the backward pass recomputes of it is in recompute.py.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -22,54 +12,18 @@ import jax.numpy as jnp
 
 from shared_tfm.config import Model
 from shared_tfm.config.shapes import components
-from shared_tfm.layers import dot, grouped
 from shared_tfm.layers.context import Context, Reuse
 from shared_tfm.layers.keep import keep
 from shared_tfm.layers.layer import Layer
 from shared_tfm.model import reused
 from shared_tfm.model.kept import Kept
-from shared_tfm.sharing import links, opaque
+from shared_tfm.model.recompute import INPUT, NOTHING, POLICIES, remat
+from shared_tfm.sharing import links
 from shared_tfm.sharing.bank import Layout
 
 Tables = dict[str, jax.Array]
 
-# Primitives that only move, convert or combine what is stored. A picked weight
-# reaches the layer's products through these alone, so a policy that recomputes
-# them never keeps one.
-_MOVES = frozenset(
-  {
-    'bitcast_convert_type',
-    'broadcast_in_dim',
-    'convert_element_type',
-    'copy',
-    'dynamic_slice',
-    'gather',
-    'reshape',
-    'slice',
-    'squeeze',
-    opaque.NAME,  # what combines stored weights
-    'transpose',
-  }
-)
-
-
-def _all_but_moves(primitive: Any, *_: Any, **__: Any) -> bool:
-  return primitive.name not in _MOVES
-
-
-INPUT = 'input'  # what a policy knows a layer's input by
 STREAMS = ('into', 'out')  # what a watched visit observes besides: x_BLD
-
-NOTHING = jax.checkpoint_policies.nothing_saveable
-
-POLICIES: dict[str, Callable[..., bool]] = {
-  'none': _all_but_moves,
-  'dots': jax.checkpoint_policies.save_only_these_names(
-    dot.PRODUCTS, grouped.PRODUCTS, INPUT
-  ),
-  'full': jax.checkpoint_policies.save_only_these_names(INPUT),
-}
-POLICIES['auto'] = POLICIES['dots']
 
 
 class PerVisit(flax.struct.PyTreeNode):
@@ -225,8 +179,3 @@ def _keys(model: Model, carry: Carry, this: PerVisit) -> Reuse | None:
   shape = *carry.x_BLD.shape[:2], model.num_kv_heads, model.head_dim
   zeros = jnp.zeros(shape, jnp.dtype(model.precision.compute))
   return Reuse(this.kept['own'], (zeros, zeros))
-
-
-def remat(body: Any, policy: Callable[..., bool]) -> Any:
-  """`body`, of which the backward pass keeps what the policy says."""
-  return jax.checkpoint(body, policy=policy, prevent_cse=False)

@@ -5,7 +5,7 @@ inside whatever has an inside: a call, a loop, a function with a gradient rule
 of its own. Were the products and sums that make a weight out of stored parts
 visible, a policy that keeps products would keep a copy of the weight for every
 layer. So they are one primitive of their own, which the policies in
-model/visit.py count among the movements.
+model/recompute.py count among the movements.
 """
 
 import functools

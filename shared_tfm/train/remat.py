@@ -1,10 +1,9 @@
 """What the backward pass recomputes, by the memory there is.
 
 Policies are tried from the fastest to the one that keeps least, and the first
-whose training step fits by the compiler's own count is taken. Which is fastest
-was measured on a CPU, where memory is slow and keeping everything costs more
-than computing half of it again (benchmarks/NOTES.md); elsewhere to keep
-everything is taken to be fastest.
+whose training step fits by the compiler's own count is taken. On a CPU `none`
+and `dots` take the same time (benchmarks/NOTES.md), so the one that keeps less
+is tried first; elsewhere to keep most is taken to be fastest.
 """
 
 import dataclasses
