@@ -259,6 +259,22 @@ def test_cross_entropy_keeps_logits_alone(dtype, smoothing):
   assert_close(found.astype(jnp.float32), expected, few)
 
 
+def test_a_head_holds_logits_and_their_gradient_alone():
+  """Its bias too has a gradient of the one array: a third would be a copy."""
+
+  def loss(x, table, bias, targets):
+    logits = dot.scores(x, table, FLOAT32, bias_V=bias)
+    return cross_entropy(logits, targets).mean()
+
+  shapes = (8, 64, 32), (4096, 32), (4096,)
+  given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  gradient = jax.jit(jax.grad(loss, (0, 1, 2))).lower(
+    *given, jax.ShapeDtypeStruct((8, 64), jnp.int32)
+  )
+  memory = gradient.compile().memory_analysis().temp_size_in_bytes
+  assert memory < 2.2 * 4 * 8 * 64 * 4096
+
+
 def test_cross_entropy_of_smoothed_labels():
   logits, targets = draw(0, 4, 9), np.arange(4)
   labels = optax.smooth_labels(np.eye(9)[targets], 0.1)

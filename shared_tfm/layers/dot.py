@@ -66,7 +66,7 @@ def scores(
   spec = f'{lead}e,{axes}->{lead}v'
   out = jnp.dtype(precision.output)
   x = x.astype(precision.compute)
-  if bias_V is None or _is_narrow_on_cpu(x.dtype):
+  if bias_V is None or (_is_whole_on_cpu() and x.dtype != jnp.float16):
     return _affine(spec, precision.outside, out, x, table, bias_V)
   scored = _affine(spec, precision.outside, out, x, table, None)
   return scored + jnp.expand_dims(bias_V, tuple(range(x.ndim - 1)))
@@ -108,10 +108,14 @@ def _affine_bwd(
   grad = grad.astype(compute)
   right = float8.rounded(narrow, precision.operand)
   back = float8.rounded(grad, precision.gradient)
-  to_a = _dot(f'{result},{second}->{first}', back, right, compute, precision)
   if _is_whole_on_cpu() and not isinstance(left, float8.Scaled):
     # One contracted axis, which is first. It has to be last for narrow numbers.
+    # All of it is of matrices, so that what makes a gradient makes it once.
+    lead = left.shape[:-1]
     left, grad = (x.reshape(-1, x.shape[-1]) for x in (left, grad))
+    spec = f'n{result[-1]},{second}->n{first[-1]}'
+    to_a = _dot(spec, grad, narrow, compute, precision)
+    to_a = to_a.reshape(*lead, -1)
     matrices = {first[-1]: left, result[-1]: grad}
     one, other = matrices[second[0]], matrices[second[1]]
     axes = f'n{second[0]}'
@@ -121,6 +125,8 @@ def _affine_bwd(
     to_b = _dot(spec, one, other, wide.dtype, precision)
     result = f'n{result[-1]}'
   else:
+    spec = f'{result},{second}->{first}'
+    to_a = _dot(spec, back, right, compute, precision)
     spec = f'{first},{result}->{second}'
     to_b = _dot(spec, left, back, wide.dtype, precision)
   to_bias = None
