@@ -1,9 +1,9 @@
 """Our steps beside those of Hugging Face, x-transformers and PyTorch.
 
-Of each case every contender takes its turn in every round, in one process, so
-that whatever else the machine does meets all of them. What is printed is the
-median over the rounds, and first of all a ratio: the peer's median over ours,
-above 1 where we are faster.
+Of each case every contender takes its turn in every round, in a process of its
+own, so that whatever else the machine does meets all of them. What is printed
+is the median over the rounds, and first of all a ratio: the peer's median over
+ours, above 1 where we are faster.
 
 The steps are whole: forward, loss, backward, AdamW. Ours is what `train` runs.
 PyTorch has float32 parameters and its autocast where the case says bfloat16,
@@ -19,7 +19,7 @@ import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,10 +30,14 @@ import transformers
 import x_transformers
 
 from benchmarks import ours
-from benchmarks.turns import Case, Run, measured, rows
+from benchmarks.turns import Makers, Run, apart, rows
 from shared_tfm.model import build
 from shared_tfm.train.programs import Programs
 
+torch.set_num_threads(len(os.sched_getaffinity(0)))  # in every process
+
+Contenders = Mapping[str, Callable[[], Run]]
+How = Callable[[Any], Any]  # what is made of a network
 NARROW = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 ALBERT = {
   'family': 'encoder',
@@ -64,7 +68,7 @@ DECODER = {
   'activation': 'gelu_tanh',
   'remat': 'dots',
 }
-LLAMA = {
+LLAMA: dict[str, Any] = {
   'activation': 'swiglu',
   'd_ff': 2048,
   'norm': 'rmsnorm',
@@ -73,106 +77,122 @@ LLAMA = {
 }
 
 
-def products(dtype: str) -> Iterator[tuple[str, Run]]:
+def products(dtype: str) -> Contenders:
   """What the machine can do: square products of 2048."""
-  a = jax.random.normal(jax.random.key(0), (2048, 2048), dtype)
-  multiply = jax.jit(
-    functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-  )
-  yield 'ours', lambda: jax.block_until_ready(multiply(a, a))
-  b = torch.randn(2048, 2048).to(NARROW[dtype])
-  yield 'PyTorch', lambda: b @ b
+
+  def ours_alone() -> Run:
+    a = jax.random.normal(jax.random.key(0), (2048, 2048), dtype)
+    multiply = jax.jit(
+      functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    )
+    return lambda: jax.block_until_ready(multiply(a, a))
+
+  def peer() -> Run:
+    b = torch.randn(2048, 2048).to(NARROW[dtype])
+    return lambda: b @ b
+
+  return {'ours': ours_alone, 'PyTorch': peer}
 
 
-def albert_forward(dtype: str) -> Iterator[tuple[str, Run]]:
+def albert_forward(dtype: str) -> Contenders:
   """ALBERT-base, 8 x 128 tokens to their last vectors."""
   programs = ours.programs({**ALBERT, 'dtype': dtype}, 8)
-  batch = ours.batch(programs)
-  params = programs.init(jnp.uint32(0)).params
-  model = build(programs.config)
-  forward = jax.jit(
-    lambda params, tokens: model.apply(
-      {'params': params}, tokens, method='hidden'
+
+  def ours_alone() -> Run:
+    batch, params = ours.batch(programs), programs.init(jnp.uint32(0)).params
+    model = build(programs.config)
+    forward = jax.jit(
+      lambda params, tokens: model.apply(
+        {'params': params}, tokens, method='hidden'
+      )
     )
-  )
-  yield 'ours', lambda: jax.block_until_ready(forward(params, batch['inputs']))
-  peer = transformers.AlbertModel(_albert(), add_pooling_layer=False)
-  peer = peer.to(NARROW[dtype]).eval()
-  tokens = torch.tensor(np.array(batch['inputs'])).long()
-  for name, network in ('eager', peer), ('compiled', torch.compile(peer)):
-    yield f'Hugging Face, {name}', _without_gradient(network, tokens)
+    return lambda: jax.block_until_ready(forward(params, batch['inputs']))
+
+  def peer(how: How) -> Run:
+    network = transformers.AlbertModel(_albert(), add_pooling_layer=False)
+    network = how(network.to(NARROW[dtype]).eval())
+    tokens = _tokens(programs)
+
+    def run() -> Any:
+      with torch.no_grad():
+        return network(tokens)
+
+    return run
+
+  return {'ours': ours_alone, **_both('Hugging Face', peer)}
 
 
-def albert_step(dtype: str) -> Iterator[tuple[str, Run]]:
+def albert_step(dtype: str) -> Contenders:
   """ALBERT-base's masked language model, 8 x 128 tokens, all of them told."""
-  programs = ours.programs({**ALBERT, 'dtype': dtype}, 8)
-  yield 'ours', ours.step(programs)
-  peer = transformers.AlbertForMaskedLM(_albert())
-  tokens = _tokens(programs)
-  yield from _peers(peer, lambda run: run(input_ids=tokens), tokens, dtype)
+  return _steps(
+    ours.programs({**ALBERT, 'dtype': dtype}, 8),
+    'Hugging Face',
+    lambda: transformers.AlbertForMaskedLM(_albert()),
+  )
 
 
-def tied_step(dtype: str) -> Iterator[tuple[str, Run]]:
+def tied_step(dtype: str) -> Contenders:
   """A decoder of one layer run 12 times, GPT-2's sizes, 4 x 256 tokens."""
   model = {**DECODER, 'dtype': dtype, 'sharing': {'layer': 'all'}}
-  programs = ours.programs(model, 4)
-  yield 'ours', ours.step(programs)
-  peer = x_transformers.TransformerWrapper(
-    num_tokens=32_000,
-    max_seq_len=256,
-    tie_embedding=True,
-    attn_layers=x_transformers.Decoder(
-      dim=768, depth=12, heads=12, weight_tie_layers=True, attn_flash=True
-    ),
-  )
-  tokens = _tokens(programs)
-  yield from _peers(
-    peer, lambda run: run(tokens), tokens, dtype, 'x-transformers'
-  )
+
+  def peer() -> Any:
+    return x_transformers.TransformerWrapper(
+      num_tokens=32_000,
+      max_seq_len=256,
+      tie_embedding=True,
+      attn_layers=x_transformers.Decoder(
+        dim=768, depth=12, heads=12, weight_tie_layers=True, attn_flash=True
+      ),
+    )
+
+  return _steps(ours.programs(model, 4), 'x-transformers', peer)
 
 
-def gpt2_step(dtype: str) -> Iterator[tuple[str, Run]]:
+def gpt2_step(dtype: str) -> Contenders:
   """The same decoder, nothing shared."""
-  programs = ours.programs({**DECODER, 'dtype': dtype}, 4)
-  yield 'ours', ours.step(programs)
-  peer = transformers.GPT2LMHeadModel(
-    transformers.GPT2Config(
-      vocab_size=32_000,
-      n_positions=256,
-      n_embd=768,
-      n_layer=12,
-      n_head=12,
-      resid_pdrop=0.0,
-      embd_pdrop=0.0,
-      attn_pdrop=0.0,
-      bos_token_id=0,
-      eos_token_id=0,
+
+  def peer() -> Any:
+    return transformers.GPT2LMHeadModel(
+      transformers.GPT2Config(
+        vocab_size=32_000,
+        n_positions=256,
+        n_embd=768,
+        n_layer=12,
+        n_head=12,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+      )
     )
+
+  return _steps(
+    ours.programs({**DECODER, 'dtype': dtype}, 4), 'Hugging Face', peer
   )
-  tokens = _tokens(programs)
-  yield from _peers(peer, lambda run: run(tokens), tokens, dtype)
 
 
-def llama_step(dtype: str) -> Iterator[tuple[str, Run]]:
+def llama_step(dtype: str) -> Contenders:
   """A Llama of that size, nothing shared."""
-  programs = ours.programs({**DECODER, **LLAMA, 'dtype': dtype}, 4)
-  yield 'ours', ours.step(programs)
-  peer = transformers.LlamaForCausalLM(
-    transformers.LlamaConfig(
-      vocab_size=32_000,
-      hidden_size=768,
-      intermediate_size=2048,
-      num_hidden_layers=12,
-      num_attention_heads=12,
-      max_position_embeddings=256,
-      tie_word_embeddings=True,
+
+  def peer() -> Any:
+    return transformers.LlamaForCausalLM(
+      transformers.LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+      )
     )
-  )
-  tokens = _tokens(programs)
-  yield from _peers(peer, lambda run: run(tokens), tokens, dtype)
+
+  model = {**DECODER, **LLAMA, 'dtype': dtype}
+  return _steps(ours.programs(model, 4), 'Hugging Face', peer)
 
 
-CASES: dict[str, Case] = {
+CASES: dict[str, Makers] = {
   f'{function.__name__}_{short}': functools.partial(function, dtype)
   for function in (
     products,
@@ -204,37 +224,39 @@ def _albert() -> transformers.AlbertConfig:
   )
 
 
-def _without_gradient(network: Any, tokens: torch.Tensor) -> Run:
-  def run() -> Any:
-    with torch.no_grad():
-      return network(tokens)
+def _both(name: str, make: Callable[[How], Run]) -> Contenders:
+  """A peer as it is written, and compiled."""
+  return {
+    f'{name}, eager': lambda: make(lambda network: network),
+    f'{name}, compiled': lambda: make(torch.compile),
+  }
 
-  return run
 
+def _steps(
+  programs: Programs, name: str, network: Callable[[], Any]
+) -> Contenders:
+  """Our training step and a peer's, of a network that makes logits."""
 
-def _peers(
-  network: Any,
-  logits: Callable[[Any], Any],
-  targets: torch.Tensor,
-  dtype: str,
-  name: str = 'Hugging Face',
-) -> Iterator[tuple[str, Run]]:
-  """A peer's training step, eager and compiled."""
-  optimizer = torch.optim.AdamW(network.parameters(), lr=ours.RATE)
-  for how, forward in ('eager', network), ('compiled', torch.compile(network)):
+  def peer(how: How) -> Run:
+    made, tokens = network(), _tokens(programs)
+    forward = how(made)
+    optimizer = torch.optim.AdamW(made.parameters(), lr=ours.RATE)
+    narrow = programs.config.model.dtype == 'bfloat16'
 
-    def run(forward: Any = forward) -> None:
+    def run() -> None:
       optimizer.zero_grad(set_to_none=True)
-      with torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16'):
-        said = logits(forward)
+      with torch.autocast('cpu', torch.bfloat16, enabled=narrow):
+        said = forward(tokens)
       scores = getattr(said, 'logits', said).float()
       loss = torch.nn.functional.cross_entropy(
-        scores.flatten(0, 1), targets.flatten()
+        scores.flatten(0, 1), tokens.flatten()
       )
       loss.backward()
       optimizer.step()
 
-    yield f'{name}, {how}', run
+    return run
+
+  return {'ours': lambda: ours.step(programs), **_both(name, peer)}
 
 
 def main() -> None:
@@ -246,7 +268,6 @@ def main() -> None:
   unknown = set(args.cases) - set(CASES)
   if unknown:
     parser.error(f'no such case: {", ".join(sorted(unknown))}; {list(CASES)}')
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
   packages = 'jax', 'flax', 'torch', 'transformers', 'x-transformers'
   versions = [f'{name} {importlib.metadata.version(name)}' for name in packages]
   print(
@@ -255,7 +276,7 @@ def main() -> None:
     '| case | who | peer / ours | median ms | spread |\n|---|---|---|---|---|'
   )
   for name in args.cases or CASES:
-    for line in rows(name, measured(CASES[name], args.rounds)):
+    for line in rows(name, apart(CASES[name], args.rounds)):
       print(line)
     sys.stdout.flush()
 

@@ -1,10 +1,9 @@
 """Our steps beside those of Hugging Face, x-transformers and PyTorch."""
 
-import os
 from collections.abc import Iterator
 
 from benchmarks.rows import NotHere, Plan, Row, compared
-from benchmarks.turns import measured
+from benchmarks.turns import apart
 
 
 def rows(plan: Plan) -> Iterator[Row]:
@@ -18,9 +17,8 @@ def rows(plan: Plan) -> Iterator[Row]:
   except ImportError as error:
     why = str(error).split('\n')[0]
     raise NotHere(f'{why}; `./setup.sh peers` installs it') from error
-  peers.torch.set_num_threads(len(os.sched_getaffinity(0)))
   for name, case in list(peers.CASES.items())[: 1 if plan.quick else None]:
-    taken = measured(case, plan.rounds)
+    taken = apart(case, plan.rounds)
     for peer in taken:
       if peer != 'ours':
         yield compared(f'{name}, {peer}', taken, peer, 'ours')
