@@ -1,9 +1,9 @@
 """Our steps beside those of Hugging Face, x-transformers and PyTorch.
 
-Of each case every contender takes its turn in every round, in a process of its
-own, so that whatever else the machine does meets all of them. What is printed
-is the median over the rounds, and first of all a ratio: the peer's median over
-ours, above 1 where we are faster.
+Of each case every contender takes its turn in every round, so that whatever
+else the machine does meets all of them, and has a process of its own. What is
+printed is the median over the rounds, and first of all a ratio: the peer's
+median over ours, above 1 where we are faster.
 
 The steps are whole: forward, loss, backward, AdamW. Ours is what `train` runs.
 PyTorch has float32 parameters and its autocast where the case says bfloat16,
@@ -19,7 +19,7 @@ import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,13 +30,12 @@ import transformers
 import x_transformers
 
 from benchmarks import ours
-from benchmarks.turns import Makers, Run, apart, rows
+from benchmarks.turns import Contenders, Run, apart, rows
 from shared_tfm.model import build
 from shared_tfm.train.programs import Programs
 
 torch.set_num_threads(len(os.sched_getaffinity(0)))  # in every process
 
-Contenders = Mapping[str, Callable[[], Run]]
 How = Callable[[Any], Any]  # what is made of a network
 NARROW = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 ALBERT = {
@@ -192,7 +191,7 @@ def llama_step(dtype: str) -> Contenders:
   return _steps(ours.programs(model, 4), 'Hugging Face', peer)
 
 
-CASES: dict[str, Makers] = {
+CASES: dict[str, Callable[[], Contenders]] = {
   f'{function.__name__}_{short}': functools.partial(function, dtype)
   for function in (
     products,

@@ -11,8 +11,8 @@ from typing import Any
 
 Run = Callable[[], Any]
 Case = Callable[[], Iterator[tuple[str, Run]]]
+Contenders = Mapping[str, Callable[[], Run]]  # what makes each
 PATIENCE = 10.0  # seconds that a process has to end in
-Makers = Callable[[], Mapping[str, Callable[[], Run]]]
 
 
 def measured(case: Case, rounds: int) -> dict[str, list[float]]:
@@ -38,16 +38,20 @@ def measured(case: Case, rounds: int) -> dict[str, list[float]]:
   return taken
 
 
-def apart(case: Makers, rounds: int) -> dict[str, list[float]]:
-  """The same of contenders that have a process each, as users run them.
+def apart(
+  case: Callable[[], Contenders], rounds: int
+) -> dict[str, list[float]]:
+  """The same of contenders that have a process each.
 
-  What shares a process shares its heap: a step's memory is back with the system
-  by its next turn, and is asked for anew, page by page. That made steps in
-  float32 a tenth to a fifth slower on a CPU, ours most of all.
+  In one, a step of ours on a CPU took a seventh longer beside PyTorch's than
+  alone, by the system's time for its memory (benchmarks/NOTES.md).
 
   Args:
     case: makes nothing yet, but says what makes each contender; pickled.
     rounds: in which every contender has one turn.
+
+  Raises:
+    RuntimeError: the process of one ended in its turn.
   """
   spawn = multiprocessing.get_context('spawn')
   pipes, processes = dict[str, Connection](), []
@@ -57,16 +61,23 @@ def apart(case: Makers, rounds: int) -> dict[str, list[float]]:
       process = spawn.Process(target=_contender, args=(case, name, there))
       process.start()
       processes.append(process)
-      there.close()  # for the other end to be the only one
-      if failed := here.recv():
+      there.close()  # for its own end to be the only one
+      try:
+        failed = here.recv()
+      except EOFError:
+        failed = 'its process ended'
+      if failed:
         print(f'{name}: {failed}'[:200], file=sys.stderr)
       else:
         pipes[name] = here
     taken: dict[str, list[float]] = {name: [] for name in pipes}
     for _ in range(rounds):
       for name, pipe in pipes.items():
-        pipe.send(True)
-        taken[name].append(pipe.recv())
+        try:
+          pipe.send(True)
+          taken[name].append(pipe.recv())
+        except (EOFError, BrokenPipeError) as error:
+          raise RuntimeError(f'{name} ended in its turn') from error
     return taken
   finally:
     for pipe in pipes.values():
@@ -76,7 +87,9 @@ def apart(case: Makers, rounds: int) -> dict[str, list[float]]:
       process.kill()
 
 
-def _contender(case: Makers, name: str, pipe: Connection) -> None:
+def _contender(
+  case: Callable[[], Contenders], name: str, pipe: Connection
+) -> None:
   """One of them: says what failed, if anything, and then takes its turns."""
   try:
     run = case()[name]()

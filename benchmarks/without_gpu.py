@@ -3,9 +3,10 @@
 Its compiler for GPUs runs where there is none, only without trying what is
 fastest: so this counts a program's products by what they multiply, its calls of
 fused attention, and its temporary memory, and says nothing of time. It asks for
-jax[cuda12] (or cuda13), but no driver.
+jax[cuda12] (or cuda13), but no driver, which JAX has to be told.
 
 Command: [XLA_FLAGS=--xla_gpu_enable_triton_gemm=false]
+  JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1
   .venv/bin/python -m benchmarks.without_gpu [DTYPE ...]
 """
 

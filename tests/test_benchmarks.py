@@ -1,12 +1,13 @@
 """`make bench`: what it writes, and that what it compares is the same."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import ours, suite
+from benchmarks import ours, suite, turns
 from benchmarks.rows import NotHere, Plan, Row, compared
 from benchmarks.sections import unrolled
 
@@ -106,6 +107,40 @@ def test_scaling_is_drawn(tmp_path):
   assert plot.name in table and plot.stat().st_size > 1000
   rows = data['sections']['scaling']['rows']
   assert [row['ratio'] for row in rows if row['name'].endswith('all')] == [1]
+
+
+def contenders():
+  """One that works, one that cannot be made, and one whose process dies."""
+
+  def broken():
+    raise ValueError('no compiler')
+
+  return {
+    'ours': lambda: os.getpid,
+    'broken': broken,
+    'dead': lambda: os._exit(1),
+  }
+
+
+def last_gasp():
+  """One that dies in its first turn, which is the third run."""
+  runs = iter([None, None])
+
+  def run():
+    if next(runs, 'over'):
+      os._exit(1)
+
+  return {'ours': lambda: run}
+
+
+@pytest.mark.slow
+def test_contenders_have_a_process_each(capsys):
+  taken = turns.apart(contenders, 3)
+  assert list(taken) == ['ours'] and len(taken['ours']) == 3
+  said = capsys.readouterr().err
+  assert said == 'broken: ValueError: no compiler\ndead: its process ended\n'
+  with pytest.raises(RuntimeError, match='ours ended in its turn'):
+    turns.apart(last_gasp, 1)
 
 
 @pytest.mark.slow

@@ -500,6 +500,7 @@ def test_no_policy_keeps_a_copy_of_the_weights_per_layer(remat, group, dtype):
   [
     ({'norm': 'layernorm', 'activation': 'gelu', 'position': 'learned'}, 1),
     ({'norm': 'rmsnorm', 'activation': 'swiglu', 'position': 'rotary'}, 2),
+    ({'norm': 'rmsnorm', 'activation': 'relu', 'position': 'sinusoidal'}, 1),
   ],
 )
 def test_none_keeps_no_arithmetic_on_elements(given, wide, dtype):

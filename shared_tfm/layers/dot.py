@@ -17,10 +17,9 @@ import jax.numpy as jnp
 
 from shared_tfm.config.precision import Precision
 from shared_tfm.layers import float8, in_memory, kernels
-from shared_tfm.layers.keep import keep, through_bits
+from shared_tfm.layers.keep import keep
 
 PRODUCTS = 'products'  # what a policy of recomputation knows the results by
-OPERANDS = 'operands'  # ... and what layers read, where that is float8
 
 
 def affine(
@@ -84,8 +83,6 @@ def _affine_fwd(
 ) -> Any:
   narrow = b.astype(a.dtype)
   left = float8.rounded(a, precision.operand)
-  if isinstance(left, float8.Scaled):
-    left = left._replace(values=through_bits(OPERANDS, left.values))
   y = _dot(
     spec, left, float8.rounded(narrow, precision.operand), out, precision
   )
@@ -106,16 +103,14 @@ def _affine_bwd(
   compute = narrow.dtype
   is_narrow_on_cpu = _is_narrow_on_cpu(compute)
   grad = grad.astype(compute)
-  right = float8.rounded(narrow, precision.operand)
-  back = float8.rounded(grad, precision.gradient)
   if _is_whole_on_cpu() and not isinstance(left, float8.Scaled):
     # One contracted axis, which is first. It has to be last for narrow numbers.
     # All of it is of matrices, so that what makes a gradient makes it once.
-    lead = left.shape[:-1]
+    shape = left.shape
     left, grad = (x.reshape(-1, x.shape[-1]) for x in (left, grad))
     spec = f'n{result[-1]},{second}->n{first[-1]}'
     to_a = _dot(spec, grad, narrow, compute, precision)
-    to_a = to_a.reshape(*lead, -1)
+    to_a = to_a.reshape(shape)
     matrices = {first[-1]: left, result[-1]: grad}
     one, other = matrices[second[0]], matrices[second[1]]
     axes = f'n{second[0]}'
@@ -125,6 +120,8 @@ def _affine_bwd(
     to_b = _dot(spec, one, other, wide.dtype, precision)
     result = f'n{result[-1]}'
   else:
+    right = float8.rounded(narrow, precision.operand)
+    back = float8.rounded(grad, precision.gradient)
     spec = f'{result},{second}->{first}'
     to_a = _dot(spec, back, right, compute, precision)
     spec = f'{first},{result}->{second}'

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 
@@ -23,22 +24,16 @@ def keep(x: jax.Array, name: str) -> jax.Array:
   return kept
 
 
-def through_bits(name: str, x: Any) -> jax.Array:
-  """The same where nothing is differentiated, as inside a gradient's rule.
-
-  It is what float8 needs everywhere: a float that a policy keeps is rounded by
-  JAX once more, and e4m3 then ends at 240, for the rounding knows no dtype
-  without infinities.
-  """
-  bits = jax.lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}')
+def _through_bits(name: str, x: Any) -> jax.Array:
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint16)
   return jax.lax.bitcast_convert_type(checkpoint_name(bits, name), x.dtype)
 
 
-_bits_kept = jax.custom_vjp(through_bits, nondiff_argnums=(0,))
+_bits_kept = jax.custom_vjp(_through_bits, nondiff_argnums=(0,))
 
 
 def _bits_kept_fwd(name: str, x: Any) -> Any:
-  return through_bits(name, x), None
+  return _through_bits(name, x), None
 
 
 def _bits_kept_bwd(name: str, _: None, grad: Any) -> Any:

@@ -1,7 +1,8 @@
 """What the backward pass recomputes of a visit, `model.remat`.
 
     none  what costs next to nothing: data movement, and arithmetic on elements;
-          products, sums, all of attention and masks of dropout are kept
+          kept are products (of XLA's attention the scores, too), sums, what
+          fused attention leaves behind, and masks of dropout
     dots  what is cheap: results of matrix products are kept, but of attention
           only the mixed values, whose size is linear in the length
     full  the whole layer: only its input is kept
@@ -39,13 +40,13 @@ _MOVES = (
   'transpose',
 )
 # Primitives that work on each element by itself, which a compiler fuses with
-# what reads them; to be kept, each would be stored for every visit. Comparisons
-# are not among them: a mask of dropout is small, and costly to make.
+# what reads them; to be kept, each would be stored for every visit. Among them
+# is what ReLU consists of. A mask of dropout is made by 'lt', and costly.
 _ARITHMETIC = (
-  *('abs', 'add', 'add_any', 'clamp', 'cos', 'div', 'erf', 'erfc', 'exp'),
-  *('exp2', 'expm1', 'integer_pow', 'iota', 'log', 'log1p', 'logistic', 'max'),
-  *('min', 'mul', 'neg', 'pow', 'reduce_precision', 'rsqrt', 'select_n'),
-  *('sign', 'sin', 'sqrt', 'square', 'sub', 'tanh'),
+  *('abs', 'add', 'add_any', 'clamp', 'cos', 'custom_jvp_call', 'div', 'erf'),
+  *('erfc', 'exp', 'exp2', 'expm1', 'gt', 'integer_pow', 'iota', 'log'),
+  *('log1p', 'logistic', 'max', 'min', 'mul', 'neg', 'pow', 'reduce_precision'),
+  *('rsqrt', 'select_n', 'sign', 'sin', 'sqrt', 'square', 'sub', 'tanh'),
 )
 _CHEAP = frozenset((*_MOVES, *_ARITHMETIC))
 

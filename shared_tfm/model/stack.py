@@ -6,8 +6,8 @@ however deep); everything else a layer keeps (batch statistics, dropout keys)
 has one slot per visit. Depth costs no compile time, whatever the scheme.
 
 `model.remat_group = k` keeps only every k-th layer's input in the first place,
-and recomputes the k layers in between one group at a time; `visit.py` says what
-is kept inside a layer.
+and recomputes the k layers in between one group at a time; `recompute.py` says
+what is kept inside a layer.
 """
 
 import functools

@@ -2,8 +2,9 @@
 
 Policies are tried from the fastest to the one that keeps least, and the first
 whose training step fits by the compiler's own count is taken. On a CPU `none`
-and `dots` take the same time (benchmarks/NOTES.md), so the one that keeps less
-is tried first; elsewhere to keep most is taken to be fastest.
+and `dots` took the same time where it was measured (benchmarks/NOTES.md), so
+what never keeps scores is tried first; elsewhere to keep most is taken to be
+fastest.
 """
 
 import dataclasses
