@@ -14,7 +14,7 @@ from test_stack import assert_close
 
 from shared_tfm.config import parallel
 from shared_tfm.config.precision import PRECISIONS
-from shared_tfm.layers import dot, dot_product, kernels
+from shared_tfm.layers import dot, dot_product, in_memory, kernels
 from shared_tfm.layers.cross_entropy import cross_entropy, in_pieces
 from shared_tfm.layers.keep import keep
 from shared_tfm.train import mesh as meshes
@@ -63,8 +63,10 @@ def test_affine_and_its_gradients_are_those_of_rounded_operands(
     ((), 3072, 6),
   ],
 )
-def test_so_they_are_of_wide_ones(shape, d, f):
+@pytest.mark.parametrize('tiles', [False, True])
+def test_so_they_are_of_wide_ones(shape, d, f, tiles, monkeypatch):
   """Whose rows a CPU turns in pieces, and whose long sums it makes in parts."""
+  monkeypatch.setattr(in_memory, 'has_tiles', lambda: tiles)
   found, expected, few = affine_and_plain('bfloat16', shape, d, f, True)
   assert_close(found, expected, few)
 
@@ -97,8 +99,8 @@ def affine_and_plain(dtype, shape, d, f, bias):
 def test_what_a_cpu_is_given(monkeypatch):
   """Narrow operands in every product, each of a weight's apart from others."""
 
-  def lowered(length):
-    x, kernel, shift = draw(0, 2, length, 3072), draw(1, 3072, 8), draw(2, 8)
+  def lowered(length, d=3072):
+    x, kernel, shift = draw(0, 2, length, d), draw(1, d, 8), draw(2, 8)
 
     def total(x, kernel, shift):
       y = dot.affine(x, kernel, shift, PRECISIONS['bfloat16'])
@@ -107,12 +109,16 @@ def test_what_a_cpu_is_given(monkeypatch):
     made = jax.jit(jax.grad(total, (0, 1, 2)))
     return made.lower(x, kernel, shift).as_text()
 
+  monkeypatch.setattr(in_memory, 'has_tiles', lambda: True)
   text = lowered(128)
   products = re.findall(r'dot_general.*: \((.*)\) ->', text)
   # Three parts forward, and once each for x, the weight and the bias.
   assert len(products) == 6 and all('f32' not in each for each in products)
   assert text.count('optimization_barrier') == 4 * 2 + 1
   assert 'stablehlo.while' in text and 'stablehlo.while' not in lowered(8)
+  monkeypatch.setattr(in_memory, 'has_tiles', lambda: False)
+  assert len(re.findall('dot_general', lowered(128))) == 4
+  assert len(re.findall('dot_general', lowered(128, 4096))) == 4 + 3
   monkeypatch.setattr(kernels, 'left_to_cut', lambda: 'data 2')
   assert len(re.findall('dot_general', lowered(128))) == 4
   assert 'optimization_barrier' not in lowered(128)

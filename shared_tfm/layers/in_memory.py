@@ -5,6 +5,8 @@ axis last, in memory too. Narrow floats of any other form are widened first, or
 copied while they are computed, in strides that no cache holds.
 """
 
+import functools
+import pathlib
 from typing import Any
 
 import jax
@@ -13,7 +15,9 @@ import jax.numpy as jnp
 ROWS = 128  # that a cache holds of any array, one line of each
 APART = 2048  # bytes: rows a multiple of it apart share few sets of a cache
 TERMS = 1024  # of a part of a long sum
-PARTS = range(3, 9)  # that a sum may have: fewer terms fit, more are all slow
+# How many parts sums have that are faster so; by whether products are of tiles.
+PARTS = {True: range(3, 9), False: (2, 4, 8)}
+CPU = pathlib.Path('/proc/cpuinfo')
 
 
 def turned(x: jax.Array, *axes: int) -> jax.Array:
@@ -43,9 +47,10 @@ def transposed(x: jax.Array) -> jax.Array:
 def product(spec: str, a: Any, b: Any, out: Any) -> jax.Array:
   """`jnp.einsum` into a wider dtype, between barriers.
 
-  No order of what is around it can be folded into it then. A sum over three to
-  eight times TERMS is made in parts, whose operands stay in the cache next to
-  the core; any other is made at once.
+  No order of what is around it can be folded into it then. A sum over some
+  multiples of TERMS is made in parts: with tiles, for their operands to stay in
+  the cache next to the core; without, where rows lie a power of two apart and
+  share its sets.
 
   Args:
     spec: such as 'abd,df->abf'.
@@ -58,7 +63,7 @@ def product(spec: str, a: Any, b: Any, out: Any) -> jax.Array:
   first, second = terms.split(',')
   parts, rest = divmod(a.shape[-1], TERMS)
   pairs = [(a, b)]
-  if not rest and parts in PARTS and first[-1] not in result:
+  if not rest and parts in PARTS[has_tiles()] and first[-1] not in result:
     axis = second.index(first[-1])
     pairs = list(
       zip(jnp.split(a, parts, -1), jnp.split(b, parts, axis), strict=True)
@@ -66,3 +71,9 @@ def product(spec: str, a: Any, b: Any, out: Any) -> jax.Array:
   sums = [jnp.einsum(spec, x, y, preferred_element_type=out) for x, y in pairs]
   whole: jax.Array = jax.lax.optimization_barrier(sum(sums[1:], sums[0]))
   return whole
+
+
+@functools.cache
+def has_tiles() -> bool:
+  """Whether this processor multiplies tiles of narrow floats (AMX)."""
+  return CPU.is_file() and 'amx_bf16' in CPU.read_text()
