@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from shared_tfm import config_file
+from shared_tfm import config_file, heap
 from shared_tfm.config import Config
 from shared_tfm.tasks import prepare
 from shared_tfm.train.programs import programs
@@ -124,6 +124,7 @@ def main() -> None:
   parser.add_argument('configs', nargs='+', metavar='CONFIG')
   parser.add_argument('--steps', type=int, default=50)
   args, overrides = parser.parse_known_args()
+  heap.keep()  # as `train` does
   print(f'| {" | ".join(HEAD)} |\n|{"---|" * len(HEAD)}')
   for path in args.configs:
     print(f'| {" | ".join(measured(path, overrides, args.steps))} |')

@@ -40,7 +40,7 @@ from benchmarks.sections import (
   start,
   unrolled,
 )
-from shared_tfm import files
+from shared_tfm import files, heap
 
 SECTIONS: dict[str, Section] = {
   'peers': peers.rows,
@@ -179,6 +179,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.error('--rounds must be at least 1')
   # The GPU is not for this process alone: `start` and PyTorch want memory, too.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  heap.keep()  # as `train` does; of `generate`, for transformers as well
   asked = {
     n: s for n, s in SECTIONS.items() if n in (args.sections or SECTIONS)
   }

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+from shared_tfm import heap
+
 Run = Callable[[], Any]
 Case = Callable[[], Iterator[tuple[str, Run]]]
 Contenders = Mapping[str, Callable[[], Run]]  # what makes each
+OURS = 'ours'  # who a ratio is of
 PATIENCE = 10.0  # seconds that a process has to end in
 
 
@@ -91,6 +94,8 @@ def _contender(
   case: Callable[[], Contenders], name: str, pipe: Connection
 ) -> None:
   """One of them: says what failed, if anything, and then takes its turns."""
+  if name == OURS:
+    heap.keep()  # as `train` does
   try:
     run = case()[name]()
     for _ in range(2):
@@ -108,10 +113,10 @@ def _contender(
 
 def rows(name: str, taken: dict[str, list[float]]) -> Iterator[str]:
   """Lines of the table: the ratio, the medians, and how far they spread."""
-  ours = statistics.median(taken['ours'])
+  ours = statistics.median(taken[OURS])
   for contender, seconds in taken.items():
     median = statistics.median(seconds)
-    ratio = '' if contender == 'ours' else f'{median / ours:.2f}x'
+    ratio = '' if contender == OURS else f'{median / ours:.2f}x'
     yield (
       f'| {name} | {contender} | {ratio} | {1000 * median:,.0f}'
       f' | {1000 * min(seconds):,.0f} to {1000 * max(seconds):,.0f} |'

@@ -24,7 +24,7 @@ from typing import Any
 
 from experiments import claims, overview
 from experiments.claims import Claim, Derived
-from shared_tfm import compile_cache, config_file, files, tasks
+from shared_tfm import compile_cache, config_file, files, heap, tasks
 from shared_tfm import config as configs
 from shared_tfm.__main__ import main as command
 from shared_tfm.errors import BadInput, Interrupted, need, unknown
@@ -142,6 +142,7 @@ def main() -> int:
   parser.add_argument('--workdir', type=Path, default=Path('runs/claims'))
   args = parser.parse_args()
   compile_cache.turn_on(os.environ)
+  heap.keep()
   try:
     claim = claims.read(args.claim)
     if args.form not in claim.sweeps:

@@ -12,7 +12,7 @@ TOP = pathlib.Path(__file__).parents[1] / 'shared_tfm'
 LEVELS = (
   {'errors', 'files'},
   {'sharing.table', 'config'},  # and what room() puts beside the tables
-  {'sharing', 'layers', 'accounting', 'config_file', 'compile_cache'},
+  {'sharing', 'layers', 'accounting', 'config_file', 'compile_cache', 'heap'},
   {'model'},
   {'data'},
   {'infer'},

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from shared_tfm import config as configs
+from shared_tfm import heap
 from shared_tfm.errors import BadInput, Interrupted
 from shared_tfm.report import trained
 from shared_tfm.train import turns
@@ -81,6 +82,7 @@ def main() -> int:
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   out = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)  # whatever else is printed is no answer
+  heap.keep()
   lines: queue.Queue[str] = queue.Queue()
 
   def read() -> None:
