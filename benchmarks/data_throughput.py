@@ -1,10 +1,10 @@
 """Does a training step ever wait for its data?
 
 Of each config: how many rows a second the pipeline makes when nothing else
-runs; and, as in a run, where a batch is asked for while the step before it is
-computed, how long a step takes, how long asking takes, and for how much of that
-no step was being computed. The last is what counts; it should be below 2 % of
-a step.
+runs; and, as in a run, where a batch is asked for as soon as the step before it
+was sent, how long a step takes, how long asking takes, and for how much of that
+no step was being computed: on one device of a CPU for all of it. The last is
+what counts; it should be below 2 % of a step.
 
 Command: python -m benchmarks.data_throughput [--steps=N] CONFIG... \
   [--config.FIELD=VALUE ...]
@@ -124,7 +124,7 @@ def main() -> None:
   parser.add_argument('configs', nargs='+', metavar='CONFIG')
   parser.add_argument('--steps', type=int, default=50)
   args, overrides = parser.parse_known_args()
-  heap.keep()  # as `train` does
+  heap.keep()  # as the command does
   print(f'| {" | ".join(HEAD)} |\n|{"---|" * len(HEAD)}')
   for path in args.configs:
     print(f'| {" | ".join(measured(path, overrides, args.steps))} |')

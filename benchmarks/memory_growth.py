@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tqdm
 
-from shared_tfm import config
+from shared_tfm import config, heap
 from shared_tfm.train import loop
 
 LOOKS = 10  # rows of the table
@@ -85,6 +85,7 @@ def main() -> int:
   flags = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   flags.add_argument('--steps', type=int, default=5000)
   steps = flags.parse_args().steps
+  heap.keep()  # as the command does
   print('|   step |      MiB |\n|-------:|---------:|')
   seen = measured(steps)
   first, last = seen[0][1], seen[-1][1]

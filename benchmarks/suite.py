@@ -179,7 +179,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.error('--rounds must be at least 1')
   # The GPU is not for this process alone: `start` and PyTorch want memory, too.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  heap.keep()  # as `train` does; of `generate`, for transformers as well
+  heap.keep()  # as the command does
   asked = {
     n: s for n, s in SECTIONS.items() if n in (args.sections or SECTIONS)
   }

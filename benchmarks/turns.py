@@ -95,7 +95,7 @@ def _contender(
 ) -> None:
   """One of them: says what failed, if anything, and then takes its turns."""
   if name == OURS:
-    heap.keep()  # as `train` does
+    heap.keep()  # as the command does
   try:
     run = case()[name]()
     for _ in range(2):

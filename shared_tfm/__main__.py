@@ -31,14 +31,14 @@ def parser() -> Parser:
   top = Parser(prog='shared_tfm', description=__doc__)
   every = top.add_subparsers(dest='verb', required=True, metavar='VERB')
 
-  def verb(function: Callable[..., None]) -> Parser:
+  def verb(function: Callable[..., None], computes: bool = True) -> Parser:
     name, text = function.__name__, (function.__doc__ or '').split('\n')[0]
     made = every.add_parser(name, help=text, description=text)
     made.allow_abbrev = False
-    made.set_defaults(run=function)
+    made.set_defaults(run=function, computes=computes)
     return made
 
-  described = verb(verbs.describe)
+  described = verb(verbs.describe, computes=False)
   trained, compared, timed = (
     verb(verbs.train),
     verb(verbs.compare),
@@ -99,7 +99,7 @@ def parser() -> Parser:
   compared.add_argument(
     '--processes', type=int, default=1, help='runs under way at a time'
   )
-  tabled = verb(verbs.table)
+  tabled = verb(verbs.table, computes=False)
   tabled.add_argument('name', nargs='?', metavar='NAME')
   tabled.add_argument('--list', action='store_true', help='names and titles')
   for made in (evaluated, analysed, tabled, timed):
@@ -164,7 +164,7 @@ def parser() -> Parser:
   served.add_argument(
     '--grace', type=float, default=30, help='seconds to finish texts in'
   )
-  built = verb(verbs.prepare)
+  built = verb(verbs.prepare, computes=False)
   built.add_argument('name', metavar='NAME', help='such as mnist or glue/mrpc')
   built.add_argument('--path', default='', help="TFDS's data_dir")
   built.add_argument('--manual_dir', default='', help='files not to download')
@@ -193,6 +193,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     args, overrides = parser().parse_known_args(argv)
     compile_cache.turn_on(os.environ)
+    if args.computes:
+      from shared_tfm import heap  # and JAX, for which the others do not wait
+
+      heap.keep()
     args.run(args, overrides)
     sys.stdout.flush()
   except BadInput as error:

@@ -32,7 +32,6 @@ def describe(args: Any, overrides: Sequence[str]) -> None:
 
 def train(args: Any, overrides: Sequence[str]) -> None:
   """Train, evaluate and checkpoint a config; resume in the same folder."""
-  from shared_tfm import heap
   from shared_tfm.report import history
   from shared_tfm.train import hosts, loop, runs
 
@@ -41,7 +40,6 @@ def train(args: Any, overrides: Sequence[str]) -> None:
     if args.config
     else config_file.changed(runs.begun(args.workdir), overrides)
   )
-  heap.keep()
   hosts.connect(
     args.distributed, args.coordinator, args.num_processes, args.process_id
   )
@@ -53,7 +51,6 @@ def train(args: Any, overrides: Sequence[str]) -> None:
 
 def compare(args: Any, overrides: Sequence[str]) -> None:
   """Train a config under several sharing schemes and seeds, and report."""
-  from shared_tfm import heap
   from shared_tfm.report import compare, sweep, sweep_file
 
   settings = {
@@ -74,7 +71,6 @@ def compare(args: Any, overrides: Sequence[str]) -> None:
       else sweep_file.begun(args.workdir)
     )
   asked = sweep.changed(begun, overrides, **settings)
-  heap.keep()
   compare.run(asked, args.workdir, args.processes)
   print((args.workdir / 'summary.md').read_text())
   print(f'report: {args.workdir / "report.html"}')
@@ -82,7 +78,6 @@ def compare(args: Any, overrides: Sequence[str]) -> None:
 
 def bench(args: Any, overrides: Sequence[str]) -> None:
   """Time a config's training step, or how it generates; no data is needed."""
-  from shared_tfm import heap
   from shared_tfm.infer import latency
   from shared_tfm.report import speed
   from shared_tfm.train import bench
@@ -94,7 +89,6 @@ def bench(args: Any, overrides: Sequence[str]) -> None:
     found = latency.measure(config, *sizes)
     told, text = dataclasses.asdict(found), speed.generation(found)
   else:
-    heap.keep()
     measured = bench.bench(config, args.steps, args.trace)
     told, text = dataclasses.asdict(measured), speed.render(measured)
   print(json.dumps(told) if args.json else text)
@@ -117,12 +111,10 @@ def table(args: Any, overrides: Sequence[str]) -> None:
 
 def evaluate(args: Any, overrides: Sequence[str]) -> None:
   """Score a trained run on the whole of a split."""
-  from shared_tfm import heap
   from shared_tfm.tasks import prepare
   from shared_tfm.train import log, loop, programs
 
   _no(overrides)
-  heap.keep()
   config, state = loop.load(args.workdir, args.checkpoint)
   config = _at_depth(config, args)
   dataset = prepare(config, args.workdir)
@@ -148,13 +140,11 @@ def evaluate(args: Any, overrides: Sequence[str]) -> None:
 
 def analyse(args: Any, overrides: Sequence[str]) -> None:
   """Look into a trained run: similarity of layers, gradients, lens, ranks."""
-  from shared_tfm import heap
   from shared_tfm.report import analysis
   from shared_tfm.tasks import prepare
   from shared_tfm.train import loop
 
   _no(overrides)
-  heap.keep()
   names = analysis.asked(args.what)
   config, state = loop.load(args.workdir, args.checkpoint)
   config = _at_depth(config, args)

@@ -119,10 +119,18 @@ def test_what_a_cpu_is_given(monkeypatch):
   monkeypatch.setattr(in_memory, 'has_tiles', lambda: False)
   assert len(re.findall('dot_general', lowered(128))) == 4
   assert len(re.findall('dot_general', lowered(128, 4096))) == 4 + 3
+  assert len(re.findall('dot_general', lowered(128, 8192))) == 8 + 3
   monkeypatch.setattr(kernels, 'left_to_cut', lambda: 'data 2')
   assert len(re.findall('dot_general', lowered(128))) == 4
   assert 'optimization_barrier' not in lowered(128)
   assert 'stablehlo.while' not in lowered(128)
+
+
+@pytest.mark.parametrize('flag', ['amx_bf16', 'amx_int8'])
+def test_which_processors_have_tiles(flag, tmp_path, monkeypatch):
+  monkeypatch.setattr(in_memory, 'CPUINFO', tmp_path / 'cpuinfo')
+  (tmp_path / 'cpuinfo').write_text(f'flags\t\t: fpu {flag} fma\n')
+  assert in_memory.has_tiles.__wrapped__() == (flag == 'amx_bf16')
 
 
 def test_a_weights_gradient_is_not_rounded():

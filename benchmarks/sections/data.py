@@ -23,7 +23,8 @@ def rows(plan: Plan) -> Iterator[Row]:
   The quickstart's model on the text of this project's own code, 50 steps a
   round, by `benchmarks/data_throughput.py`. Means over steps, the median over
   rounds. 'Asking' is the same of the time for which a batch was asked for,
-  whether or not a step was computed meanwhile.
+  whether or not a step was computed meanwhile; on one device of a CPU none is,
+  and both are one.
   """
   config = config_file.load(
     str(TOP / 'configs' / 'quickstart.py'),

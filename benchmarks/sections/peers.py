@@ -11,6 +11,8 @@ def rows(plan: Plan) -> Iterator[Row]:
 
   Above 1 we are faster; steps are whole, AdamW and metrics among them. Of
   'products' both multiply the same matrices, which is what the machine can do.
+  Each has a process of its own; glibc keeps our freed memory, as in the command
+  (shared_tfm/heap.py), and gives PyTorch's back, as is its default.
   """
   try:
     from benchmarks import peers

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 ROWS = 128  # that a cache holds of any array, one line of each
 APART = 2048  # bytes: rows a multiple of it apart share few sets of a cache
 TERMS = 1024  # of a part of a long sum
-# How many parts sums have that are faster so; by whether products are of tiles.
+# How many parts sums have that are faster so, as measured, by `has_tiles`.
 PARTS = {True: range(3, 9), False: (2, 4, 8)}
-CPU = pathlib.Path('/proc/cpuinfo')
+CPUINFO = pathlib.Path('/proc/cpuinfo')
 
 
 def turned(x: jax.Array, *axes: int) -> jax.Array:
@@ -48,9 +48,8 @@ def product(spec: str, a: Any, b: Any, out: Any) -> jax.Array:
   """`jnp.einsum` into a wider dtype, between barriers.
 
   No order of what is around it can be folded into it then. A sum over some
-  multiples of TERMS is made in parts: with tiles, for their operands to stay in
-  the cache next to the core; without, where rows lie a power of two apart and
-  share its sets.
+  multiples of TERMS is made in parts (benchmarks/NOTES.md), so that rounding
+  depends on the processor.
 
   Args:
     spec: such as 'abd,df->abf'.
@@ -76,4 +75,4 @@ def product(spec: str, a: Any, b: Any, out: Any) -> jax.Array:
 @functools.cache
 def has_tiles() -> bool:
   """Whether this processor multiplies tiles of narrow floats (AMX)."""
-  return CPU.is_file() and 'amx_bf16' in CPU.read_text()
+  return CPUINFO.is_file() and 'amx_bf16' in CPUINFO.read_text().split()

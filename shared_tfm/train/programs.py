@@ -167,7 +167,10 @@ class Programs:
   def put(self, batch: Mapping[str, Any]) -> Any:
     """A batch that every process has, on the devices."""
     if not hosts.several():
-      return jax.device_put(dict(batch), meshes.of_batch(batch, self.mesh))
+      put = jax.device_put(dict(batch), meshes.of_batch(batch, self.mesh))
+      # A CPU runs a step that need not wait for it in this thread: see heap.py.
+      on_cpu = self.mesh.local_devices[0].platform == 'cpu'
+      return jax.block_until_ready(put) if on_cpu else put
 
     def cut(values: Any) -> jax.Array:
       where = meshes.of_batch(values, self.mesh)
