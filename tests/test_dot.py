@@ -114,8 +114,8 @@ def test_what_a_cpu_is_given(monkeypatch):
   products = re.findall(r'dot_general.*: \((.*)\) ->', text)
   # Three parts forward, and once each for x, the weight and the bias.
   assert len(products) == 6 and all('f32' not in each for each in products)
-  assert text.count('optimization_barrier') == 4 * 2 + 1
-  assert 'stablehlo.while' in text and 'stablehlo.while' not in lowered(8)
+  assert text.count('optimization_barrier') == 4 * 2 + 2
+  assert text.count('stablehlo.case') == 1
   monkeypatch.setattr(in_memory, 'has_tiles', lambda: False)
   assert len(re.findall('dot_general', lowered(128))) == 4
   assert len(re.findall('dot_general', lowered(128, 4096))) == 4 + 3
@@ -123,7 +123,20 @@ def test_what_a_cpu_is_given(monkeypatch):
   monkeypatch.setattr(kernels, 'left_to_cut', lambda: 'data 2')
   assert len(re.findall('dot_general', lowered(128))) == 4
   assert 'optimization_barrier' not in lowered(128)
-  assert 'stablehlo.while' not in lowered(128)
+  assert 'stablehlo.case' not in lowered(128)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_what_is_turned_is_in_memory_first(dtype):
+  """XLA keeps the branch: what computes x is not fused with the copy."""
+
+  def turned(x):
+    return in_memory.turned_whole(jnp.exp(x), 1, 0)
+
+  x = draw(0, 256, 512).astype(dtype)
+  compiled = jax.jit(turned).lower(x).compile()
+  assert ' conditional(' in compiled.as_text()
+  assert_close(compiled(x), jax.jit(jnp.exp)(x).T, 1e-6)
 
 
 @pytest.mark.parametrize('flag', ['amx_bf16', 'amx_int8'])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from shared_tfm.layers.in_memory import turned
+from shared_tfm.layers.in_memory import turned, turned_whole
 
 NEVER = -1e30  # a score, in float32, that softmax turns into 0
 QUERIES = 128  # of a block
@@ -122,8 +122,8 @@ def _attend_bwd(is_causal: bool, kept: Any, grad_BLGRK: jax.Array) -> Any:
       slope = jnp.where(block.seen, slope_BGRCE, 0).reshape(slope.shape)
     slope, weights = slope.astype(q.dtype), weights.astype(q.dtype)
     to_q.append(_mixed(slope, block.k_BGEK).reshape(block.shape))
-    to_k = _added(to_k, _mixed(turned(slope, 0, 1, 3, 2), block.q_BGNK))
-    to_v = _added(to_v, _mixed(turned(weights, 0, 1, 3, 2), back_BGNK))
+    to_k = _added(to_k, _mixed(turned_whole(slope, 0, 1, 3, 2), block.q_BGNK))
+    to_v = _added(to_v, _mixed(turned_whole(weights, 0, 1, 3, 2), back_BGNK))
   return (
     jnp.moveaxis(jnp.concatenate(to_q, -2), -2, 1).astype(q.dtype),
     jnp.moveaxis(to_k, 2, 1).astype(k.dtype),

@@ -115,7 +115,7 @@ def _affine_bwd(
     one, other = matrices[second[0]], matrices[second[1]]
     axes = f'n{second[0]}'
     if is_narrow_on_cpu:
-      axes, one = axes[::-1], in_memory.transposed(one)
+      axes, one = axes[::-1], in_memory.turned_whole(one, 1, 0)
     spec = f'{axes},n{second[1]}->{second}'
     to_b = _dot(spec, one, other, wide.dtype, precision)
     result = f'n{result[-1]}'

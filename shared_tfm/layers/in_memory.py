@@ -12,8 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-ROWS = 128  # that a cache holds of any array, one line of each
-APART = 2048  # bytes: rows a multiple of it apart share few sets of a cache
 TERMS = 1024  # of a part of a long sum
 # How many parts sums have that are faster so, as measured, by `has_tiles`.
 PARTS = {True: range(3, 9), False: (2, 4, 8)}
@@ -31,17 +29,18 @@ def turned(x: jax.Array, *axes: int) -> jax.Array:
   return jnp.squeeze(apart, -1)
 
 
-def transposed(x: jax.Array) -> jax.Array:
-  """A matrix (N, D) turned into (D, N)."""
-  rows = x.shape[0]
-  if x.shape[1] * x.dtype.itemsize % APART or rows <= ROWS or rows % ROWS:
-    return turned(x, 1, 0)
-  # A loop also keeps what computes x out of it, and bits are moved as they are:
-  # narrow floats would be widened for it.
-  bits = jax.lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}')
-  pieces = jax.lax.map(jnp.transpose, bits.reshape(-1, ROWS, x.shape[1]))
-  bits = turned(pieces, 1, 0, 2).reshape(-1, rows)
-  return jax.lax.bitcast_convert_type(bits, x.dtype)
+def turned_whole(x: jax.Array, *axes: int) -> jax.Array:
+  """The same, of an x that is in memory before it is turned.
+
+  Else XLA computes x along the strides of the copy, and has a fast copy only of
+  what is there. A branch keeps the two apart, whose sides are alike.
+  """
+  turn = functools.partial(_turn, axes)
+  return jax.lax.cond(x[(0,) * x.ndim] != 0, turn, turn, x)
+
+
+def _turn(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
+  return turned(x, *axes)
 
 
 def product(spec: str, a: Any, b: Any, out: Any) -> jax.Array:
