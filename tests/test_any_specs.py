@@ -101,7 +101,8 @@ def test_counts_of_any_specs_equal_the_tree(examples):
 @settings(deadline=None, max_examples=5)
 @given(sharings())
 def test_any_specs_equal_plain_loops(sharing):
-  assert_equal_forms(sharing)
+  # Some drawn specs have sums that cancel: 3e-5 of what is left was seen.
+  assert_equal_forms(sharing, times=5)
 
 
 class Reader:
