@@ -65,7 +65,7 @@ def test_affine_and_its_gradients_are_those_of_rounded_operands(
 )
 @pytest.mark.parametrize('tiles', [False, True])
 def test_so_they_are_of_wide_ones(shape, d, f, tiles, monkeypatch):
-  """Whose rows a CPU turns in pieces, and whose long sums it makes in parts."""
+  """Whose long sums a CPU makes in parts, and each processor others."""
   monkeypatch.setattr(in_memory, 'has_tiles', lambda: tiles)
   found, expected, few = affine_and_plain('bfloat16', shape, d, f, True)
   assert_close(found, expected, few)

@@ -35,12 +35,11 @@ def turned_whole(x: jax.Array, *axes: int) -> jax.Array:
   Else XLA computes x along the strides of the copy, and has a fast copy only of
   what is there. A branch keeps the two apart, whose sides are alike.
   """
-  turn = functools.partial(_turn, axes)
+
+  def turn(x: jax.Array) -> jax.Array:
+    return turned(x, *axes)
+
   return jax.lax.cond(x[(0,) * x.ndim] != 0, turn, turn, x)
-
-
-def _turn(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
-  return turned(x, *axes)
 
 
 def product(spec: str, a: Any, b: Any, out: Any) -> jax.Array:
